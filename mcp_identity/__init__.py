@@ -1,0 +1,1 @@
+"""Identity for AI agents over the Model Context Protocol."""

@@ -1,0 +1,1 @@
+"""What shall be done: the verbs of the product."""

@@ -1,0 +1,1 @@
+"""What is it: pure values and rules, no I/O, no clock calls, no logging."""

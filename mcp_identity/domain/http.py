@@ -1,0 +1,51 @@
+"""One HTTP exchange as two values, so that protocol code can be pure.
+
+`oauth/` builds requests and reads responses; `transport.py` alone turns the one into the other. Headers and bodies carry
+secrets, so neither shows in a repr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """What is to be sent.
+
+    Attributes:
+        method: GET, POST or DELETE.
+        url: Absolute; https, or http on loopback where a provider allows it.
+        headers: Names as they go on the wire.
+        body: The encoded body, or None.
+        maximum_bytes: The most bytes of the decompressed answer that are read.
+    """
+
+    method: Literal["GET", "POST", "DELETE"]
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    body: bytes | None = field(default=None, repr=False)
+    maximum_bytes: int = 1 << 20
+
+    def __repr__(self) -> str:
+        """Method, host and path; the query may hold a code."""
+        parts = urlsplit(self.url)
+        return f"HttpRequest({self.method} {parts.scheme}://{parts.hostname}{parts.path})"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """What came back.
+
+    Attributes:
+        status: The status code.
+        headers: Lower-case names; of repeated ones, the first.
+        body: The decompressed body, at most `HttpRequest.maximum_bytes` long.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    body: bytes = field(default=b"", repr=False)

@@ -1,0 +1,112 @@
+"""Who is calling: tenant, workload identity, user, and the principal that joins them.
+
+These are values. Whether a principal may be believed was decided where it was made: at the transport, from its
+credential, and nowhere else. No argument of a tool changes it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from enum import StrEnum
+
+DEFAULT_TENANT = "default"
+LOCAL_ISSUER = "urn:mcp-identity:local:"
+ASSERTED_ISSUER = "urn:mcp-identity:asserted:"
+UNKNOWN_CLIENT = "unknown-client"
+
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+"""Names of workloads and providers: ASCII, lower case, so that no two look alike."""
+
+
+class UserKind(StrEnum):
+    """How a user is known. Users of different kinds never match one another."""
+
+    OIDC = "oidc"
+    ASSERTED = "asserted"
+    LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """The resource owner: an issuer and a subject, never an e-mail address.
+
+    Attributes:
+        issuer: An OIDC issuer, or one of our reserved URNs.
+        subject: The issuer's stable identifier of the user.
+        kind: How the user is known.
+        display: A name for people; no decision reads it.
+    """
+
+    issuer: str
+    subject: str
+    kind: UserKind
+    display: str = ""
+
+    @property
+    def key(self) -> str:
+        """Issuer and subject in one string; an issuer holds no space, so the join is unambiguous."""
+        return f"{self.issuer} {self.subject}"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadIdentity:
+    """The stable, named identity of an agent.
+
+    Attributes:
+        id: Random, never reused.
+        tenant: The tenant it belongs to.
+        name: What people call it; unique in its tenant.
+        epoch: Raised by every change that must end what was issued before.
+        disabled: A disabled workload may do nothing.
+    """
+
+    id: str
+    tenant: str
+    name: str
+    epoch: int = 1
+    disabled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The verified (tenant, workload, user or none) on whose behalf a call is made.
+
+    Attributes:
+        workload: The agent.
+        user: The user it acts for; None for a workload on its own.
+        authenticated_by: ``stdio`` or ``cli``: what proved it.
+        verified: False where the workload's name is a label that the client chose (stdio, the command line).
+    """
+
+    workload: WorkloadIdentity
+    user: User | None
+    authenticated_by: str
+    verified: bool
+
+    @property
+    def tenant(self) -> str:
+        """The tenant of the workload."""
+        return self.workload.tenant
+
+    @property
+    def user_key(self) -> str:
+        """The user's key, or the empty string for a workload on its own."""
+        return self.user.key if self.user else ""
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can name a workload or a provider."""
+    return NAME_PATTERN.fullmatch(text) is not None
+
+
+def slug(text: str) -> str:
+    """Make a workload name of an MCP client's name, e.g. ``Claude Desktop`` to ``claude-desktop``.
+
+    Returns:
+        A name for which `is_name` holds; `UNKNOWN_CLIENT` where nothing usable is left.
+    """
+    ascii_only = unicodedata.normalize("NFKD", text[:256]).encode("ascii", "ignore").decode("ascii").lower()
+    name = re.sub(r"[^a-z0-9._-]+", "-", ascii_only).strip("-._")[:64].rstrip("-._")
+    return name if is_name(name) else UNKNOWN_CLIENT

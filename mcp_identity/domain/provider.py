@@ -1,0 +1,302 @@
+"""What a credential provider is: vendor facts, the configured provider, its authorization server and our client there.
+
+A `ProviderDefinition` is one TOML file of `providers/data/` and holds no secret. `resolve` turns it, with the settings that an
+operator filled in, into endpoints and a `Dialect`. A `CredentialProvider` is a row of the vault; it pins the endpoints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mcp_identity.domain.credentials import Flow, Secret
+
+
+class ClientAuthentication(StrEnum):
+    """How a client authenticates at the token endpoint (RFC 6749 §2.3, RFC 7591 §2)."""
+
+    BASIC = "basic"
+    POST = "post"
+    NONE = "none"
+
+
+class ProviderKind(StrEnum):
+    """What a credential provider gives."""
+
+    OAUTH2 = "oauth2"
+    API_KEY = "api-key"
+
+
+class Release(StrEnum):
+    """How a secret may leave the product."""
+
+    TOKEN = "token"  # noqa: S105 - the name of a mode
+    HANDLE = "handle"
+    NEVER = "never"
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Setting(_Facts):
+    """One thing that a vendor's file leaves open and `--set FIELD=VALUE` fills.
+
+    Attributes:
+        description: What to put there, for `catalog show`.
+        pattern: What the whole value must match.
+        choices: Or the values to choose from.
+        default: Used where the operator sets none; without one the setting is required.
+        example: Shown in help and errors.
+    """
+
+    description: str
+    pattern: str = ""
+    choices: tuple[str, ...] = ()
+    default: str | None = None
+    example: str = ""
+
+
+class Endpoints(_Facts):
+    """Where a vendor's authorization server is; `{setting}` is filled from the settings."""
+
+    issuer: str = ""
+    authorization: str = ""
+    token: str = ""
+    refresh: str = ""
+    revocation: str = ""
+    jwks: str = ""
+
+
+class Dialect(_Facts):
+    """How an authorization server departs from the RFCs. Every field is closed: a new quirk is a new field here.
+
+    Attributes:
+        scope_separator: Between scopes in requests.
+        response_scope_separators: Characters that separate scopes in answers.
+        pkce: Whether S256 is sent; only a server that rejects it has False.
+        authorization_parameters: Added to every authorization request.
+        scope_parameter: The name of the scope parameter of authorization requests (Slack: ``user_scope`` for user tokens).
+        token_headers: Added to every token request.
+        token_path: Where in the answer the token object is, dotted; empty for the top level.
+        success_field: A field of the answer that must be true even at HTTP 200 (Slack: ``ok``).
+        form_encoded_answers: The token endpoint may answer form-encoded.
+        token_types: Accepted token types in lower case, beside ``bearer``.
+        assumed_scopes: The scopes of a token whose answer names none are those asked for (RFC 6749 §5.1); False says that
+            they are unknown.
+        expiry: ``reported``, or ``never`` for tokens that have no end.
+        lifetime_seconds: The documented lifetime where the answer names none; 0 for unknown.
+        refresh_expiry_fields: Where the answer may say when the refresh token ends.
+        refresh_token_scope_parameter: The vendor narrows a token when a refresh names scopes.
+        resource_parameter: The server understands RFC 8707.
+        audience_parameter: The name of the audience parameter, or empty.
+        always_scopes: Asked for in every user authorization, e.g. ``offline_access``.
+        scope_aliases: What is asked → what the vendor calls it in answers.
+        implied_scopes: What is granted → what that includes.
+        unreported_scopes: Granted without ever standing in an answer.
+        agent_parameters: Authorization parameters that agents may set → the pattern of the whole value.
+        account_field: Where in the token answer the account's stable id is, dotted.
+        extra_fields: Facts of the token answer that are kept, e.g. ``instance_url``.
+        revocation_style: ``rfc7009``, ``delete-basic`` (GitHub), ``bearer-get`` (Slack), or ``none``.
+        loopback_host: The literal loopback host that the vendor accepts in redirect URIs.
+        loopback_allowed: Whether it accepts http on loopback at all.
+        id_token: Whether the answer holds an ID token that can be verified when ``openid`` was asked for.
+    """
+
+    scope_separator: str = " "
+    response_scope_separators: str = " "
+    pkce: bool = True
+    authorization_parameters: dict[str, str] = Field(default_factory=dict)
+    scope_parameter: str = "scope"
+    token_headers: dict[str, str] = Field(default_factory=dict)
+    token_path: str = ""
+    success_field: str = ""
+    form_encoded_answers: bool = False
+    token_types: tuple[str, ...] = ()
+    assumed_scopes: bool = True
+    expiry: Literal["reported", "never"] = "reported"
+    lifetime_seconds: int = 0
+    refresh_expiry_fields: tuple[str, ...] = ("refresh_token_expires_in",)
+    refresh_token_scope_parameter: bool = False
+    resource_parameter: bool = True
+    audience_parameter: str = ""
+    always_scopes: tuple[str, ...] = ()
+    scope_aliases: dict[str, str] = Field(default_factory=dict)
+    implied_scopes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    unreported_scopes: tuple[str, ...] = ()
+    agent_parameters: dict[str, str] = Field(default_factory=dict)
+    account_field: str = ""
+    extra_fields: tuple[str, ...] = ()
+    revocation_style: Literal["rfc7009", "delete-basic", "bearer-get", "none"] = "rfc7009"
+    loopback_host: Literal["127.0.0.1", "localhost"] = "127.0.0.1"
+    loopback_allowed: bool = True
+    id_token: bool = False
+
+
+class Variant(_Facts):
+    """Facts that hold only where a setting has a value, e.g. a GitHub App among GitHub's kinds of app.
+
+    Attributes:
+        when: Setting → value; all must hold.
+        endpoints: Replaces the endpoints that it names.
+        dialect: Replaces the dialect fields that it names.
+        flows: Replaces the flows, if any are named.
+    """
+
+    when: dict[str, str]
+    endpoints: dict[str, str] = Field(default_factory=dict)
+    dialect: dict[str, Any] = Field(default_factory=dict)
+    flows: tuple[Flow, ...] = ()
+
+
+class ProviderDefinition(_Facts):
+    """Vendor facts: one file of `providers/data/`.
+
+    Attributes:
+        name: The vendor's name on the command line.
+        title: The vendor's name for people.
+        kind: OAuth 2.0 or API key.
+        documentation: The vendor's page that the facts come from.
+        checked: The date they were checked, ISO 8601.
+        flows: The flows that the vendor offers.
+        settings: What the file leaves open.
+        endpoints: Where its authorization server is.
+        client_authentication: Accepted ways; the first is the default.
+        default_scopes: Asked for where neither the operator nor the agent names any.
+        dialect: How it departs from the RFCs.
+        variants: What a setting's value changes; later ones win.
+        notes: What an operator must know, one sentence each, for `catalog show` and `providers add`.
+        register_url: Where an operator registers the OAuth client.
+    """
+
+    name: str
+    title: str
+    kind: ProviderKind = ProviderKind.OAUTH2
+    documentation: str = ""
+    checked: str = ""
+    flows: tuple[Flow, ...] = ()
+    settings: dict[str, Setting] = Field(default_factory=dict)
+    endpoints: Endpoints = Endpoints()
+    client_authentication: tuple[ClientAuthentication, ...] = (ClientAuthentication.BASIC,)
+    default_scopes: tuple[str, ...] = ()
+    dialect: Dialect = Dialect()
+    variants: tuple[Variant, ...] = ()
+    notes: tuple[str, ...] = ()
+    register_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedDefinition:
+    """A definition with its settings filled in: what `providers.catalog.resolve` returns."""
+
+    endpoints: Endpoints
+    dialect: Dialect
+    flows: tuple[Flow, ...]
+    settings: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationServer:
+    """The endpoints in force, pinned when the provider was added (RFC 8414 §2).
+
+    Attributes:
+        issuer: The exact issuer identifier, or empty where the vendor has none.
+        authorization_url: The authorization endpoint; empty for M2M alone.
+        token_url: The token endpoint.
+        refresh_url: Where refresh requests go; empty for the token endpoint.
+        revocation_url: The revocation endpoint, or empty.
+        jwks_url: The issuer's keys, or empty.
+        requires_iss: The server promised RFC 9207's ``iss`` in every authorization response.
+    """
+
+    issuer: str = ""
+    authorization_url: str = ""
+    token_url: str = ""
+    refresh_url: str = ""
+    revocation_url: str = ""
+    jwks_url: str = ""
+    requires_iss: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthClient:
+    """Who we are at an authorization server."""
+
+    client_id: str
+    authentication: ClientAuthentication
+    secret: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialProvider:
+    """A configured source of credentials; a row of the vault, without its secret.
+
+    Attributes:
+        id: Row id.
+        tenant: The tenant it belongs to.
+        name: What agents call it; unique in its tenant.
+        vendor: The name of its provider definition.
+        kind: OAuth 2.0 or API key.
+        provider_id: Random, in the callback path, fixed at creation, never reused.
+        settings: What `--set` filled in.
+        server: The pinned endpoints.
+        client_id: Our client id there; empty for an API key.
+        client_authentication: How we authenticate there.
+        flows: The flows it offers.
+        scopes: Asked for when a call names none.
+        release: How its secrets may leave; None for the setting's default.
+        api_hosts: Exact origins that its credential may be sent to.
+        allow_http_loopback: Its endpoints may be http on a loopback address.
+        epoch: Raised by every change.
+        disabled: Serves nobody.
+    """
+
+    id: str
+    tenant: str
+    name: str
+    vendor: str
+    kind: ProviderKind
+    provider_id: str
+    settings: dict[str, str] = field(default_factory=dict[str, str])
+    server: AuthorizationServer = field(default_factory=AuthorizationServer)
+    client_id: str = ""
+    client_authentication: ClientAuthentication = ClientAuthentication.BASIC
+    flows: tuple[Flow, ...] = ()
+    scopes: frozenset[str] = frozenset()
+    release: Release | None = None
+    api_hosts: tuple[str, ...] = ()
+    allow_http_loopback: bool = False
+    epoch: int = 1
+    disabled: bool = False
+
+    def configuration_digest(self) -> str:
+        """SHA-256 over everything that decides where its secret goes; the context of that secret's seal."""
+        server = self.server
+        canonical = json.dumps(
+            [
+                self.kind.value,
+                server.issuer,
+                server.authorization_url,
+                server.token_url,
+                server.refresh_url,
+                server.revocation_url,
+                server.jwks_url,
+                server.requires_iss,
+                self.client_id,
+                self.client_authentication.value,
+                self.provider_id,
+                list(self.api_hosts),
+                self.release.value if self.release else "",
+                self.allow_http_loopback,
+                self.vendor,
+                sorted(self.settings.items()),
+            ],
+            separators=(",", ":"),
+            ensure_ascii=True,
+        )
+        return hashlib.sha256(canonical.encode("ascii")).hexdigest()

@@ -1,0 +1,1 @@
+"""How it is spoken: pure request/process pairs of the OAuth RFCs; no I/O."""

@@ -1,0 +1,1 @@
+"""What vendors look like: one TOML file each."""

@@ -1,0 +1,1 @@
+"""Key backends: one file each."""

@@ -1,0 +1,1 @@
+"""What units of work read and write, one module per noun."""
