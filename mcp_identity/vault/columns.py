@@ -1,0 +1,54 @@
+"""How columns are written: the few kinds that every table of the vault is made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, ForeignKey, LargeBinary, MetaData, Text
+from sqlmodel import Field, SQLModel
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+metadata = MetaData(naming_convention=NAMING)
+
+
+class Base(SQLModel):
+    """The base of all tables, on a metadata of our own."""
+
+    metadata = metadata
+
+
+def row_id() -> Any:
+    """A random text that names the row."""
+    return Field(sa_column=Column(Text, primary_key=True))
+
+
+def text(*, unique: bool = False, index: bool = False) -> Any:
+    """Text that is never NULL."""
+    return Field(default="", sa_column=Column(Text, nullable=False, unique=unique or None, index=index or None))
+
+
+def tenant() -> Any:
+    """The tenant that the row belongs to."""
+    return Field(sa_column=Column(Text, ForeignKey("tenants.id"), nullable=False))
+
+
+def reference(target: str) -> Any:
+    """The row that this one belongs to."""
+    return Field(sa_column=Column(Text, ForeignKey(target), nullable=False))
+
+
+def number(default: int = 0) -> Any:
+    """A number: a count, a flag, or microseconds."""
+    return Field(default=default, sa_column=Column(BigInteger, nullable=False))
+
+
+def blob(*, nullable: bool = True) -> Any:
+    """Bytes: a sealed record, a hash or a MAC."""
+    return Field(default=None, sa_column=Column(LargeBinary, nullable=nullable))
