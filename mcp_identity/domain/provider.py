@@ -84,6 +84,7 @@ class Dialect(_Facts):
         scope_parameter: The name of the scope parameter of authorization requests (Slack: ``user_scope`` for user tokens).
         token_headers: Added to every token request.
         token_path: Where in the answer the token object is, dotted; empty for the top level.
+        refreshed_token_path: The same for the answer to a refresh, where it differs (Slack's user tokens).
         success_field: A field of the answer that must be true even at HTTP 200 (Slack: ``ok``).
         form_encoded_answers: The token endpoint may answer form-encoded.
         token_types: Accepted token types in lower case, beside ``bearer``.
@@ -115,6 +116,7 @@ class Dialect(_Facts):
     scope_parameter: str = "scope"
     token_headers: dict[str, str] = Field(default_factory=dict)
     token_path: str = ""
+    refreshed_token_path: str | None = None
     success_field: str = ""
     form_encoded_answers: bool = False
     token_types: tuple[str, ...] = ()

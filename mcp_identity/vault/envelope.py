@@ -156,17 +156,38 @@ def _canonical(value: Cell) -> bytes:
             return b"s" + value.encode()
 
 
-def row_mac(key: bytes, table: str, version: int, values: tuple[Cell, ...]) -> bytes:
+def row_mac(key: DataKey, table: str, version: int, values: tuple[Cell, ...]) -> bytes:
     """Authenticate the columns of a row that grants authority.
 
     Args:
-        key: The tenant's row key.
+        key: The tenant's current key; the MAC key is derived from it.
         table: Table name.
         version: Names the columns that `values` are.
         values: The columns in that version's order.
 
     Returns:
-        One byte of version and 32 of HMAC-SHA256.
+        One byte of version, the key id, and 32 bytes of HMAC-SHA256.
     """
-    message = length_prefixed(table.encode(), bytes([version]), *map(_canonical, values))
-    return bytes([version]) + hmac.digest(key, message, sha256)
+    message = length_prefixed(table.encode(), bytes([version]), key.id, *map(_canonical, values))
+    return bytes([version]) + key.id + hmac.digest(derive(key.material, "row-mac"), message, sha256)
+
+
+def check_row_mac(
+    find_key: Callable[[bytes], DataKey], mac: bytes, table: str, columns: Callable[[int], tuple[Cell, ...]]
+) -> None:
+    """Check what `row_mac` made.
+
+    Args:
+        find_key: Finds a tenant key by its id.
+        mac: The row's MAC.
+        table: Table name.
+        columns: Gives the values that a version of the MAC covers.
+
+    Raises:
+        VaultCorrupt: If any covered column was changed, or the row belongs to another table, tenant or vault.
+    """
+    if len(mac) != 1 + KEY_ID_BYTES + sha256().digest_size:
+        raise VaultCorrupt(f"a row of {table} is not authenticated")
+    expected = row_mac(find_key(mac[1 : 1 + KEY_ID_BYTES]), table, mac[0], columns(mac[0]))
+    if not hmac.compare_digest(mac, expected):
+        raise VaultCorrupt(f"a row of {table} was changed outside the product")

@@ -80,8 +80,22 @@ class ProcessLocks:
         (self._folder / f"{self._process_id}.lock").unlink(missing_ok=True)
 
     @contextlib.contextmanager
+    def creating(self) -> Generator[None]:
+        """Be the only process that makes a key and a vault in this folder.
+
+        Raises:
+            VaultUnavailable: If another one takes too long over it.
+        """
+        file = _open_private(self._vault_file.with_name("create.lock"))
+        self._wait_for(lambda: _try_lock(file, shared=False), file)
+        try:
+            yield
+        finally:
+            file.close()
+
+    @contextlib.contextmanager
     def exclusive(self) -> Generator[None]:
-        """Have the vault for ourselves, to make or upgrade it.
+        """Have the vault for ourselves, to upgrade it.
 
         Raises:
             VaultUnavailable: If others keep it open; they are named.

@@ -1,1 +1,17 @@
-"""What units of work read and write, one module per noun."""
+"""What units of work read and write, one module per noun.
+
+A unit is a synchronous function of `Records` that the writer may run again: it reads, decides and audits in one
+transaction, and never talks to a network or a key backend.
+"""
+
+from __future__ import annotations
+
+from mcp_identity.vault.records.audit import AuditRecords
+from mcp_identity.vault.records.consents import ConsentRecords
+from mcp_identity.vault.records.grants import GrantRecords
+from mcp_identity.vault.records.providers import ProviderRecords
+from mcp_identity.vault.records.workloads import WorkloadRecords
+
+
+class Records(GrantRecords, ConsentRecords, ProviderRecords, WorkloadRecords, AuditRecords):
+    """Everything a unit of work may do in its transaction."""

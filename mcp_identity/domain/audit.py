@@ -1,0 +1,50 @@
+"""What the trail says about one call: who, what, with which outcome. It holds no secret, of any type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One call, allowed or refused.
+
+    Attributes:
+        tenant: The tenant.
+        workload: The workload's name.
+        workload_id: Its id; empty where it is not known.
+        user_key: Issuer and subject of the user, or empty.
+        user_display: The user's name for people.
+        verified: Whether the workload's name is proven.
+        edge: ``stdio``, ``cli`` or ``web``.
+        action: The verb, e.g. ``get_token``.
+        provider: The credential provider's name as it was asked for, or empty.
+        flow: The flow, or empty.
+        scopes: The scopes, sorted.
+        outcome: ``ok``, ``consent_required``, or an error's code.
+        correlation_id: Joins the rows, log lines and the answer of one call.
+        detail: Further facts; keys are chosen by us, values are bounded.
+        at: When; set by the vault.
+    """
+
+    tenant: str
+    workload: str
+    workload_id: str
+    user_key: str
+    user_display: str
+    verified: bool
+    edge: str
+    action: str
+    provider: str = ""
+    flow: str = ""
+    scopes: tuple[str, ...] = ()
+    outcome: str = "ok"
+    correlation_id: str = ""
+    detail: Mapping[str, str] = field(default_factory=dict[str, str])
+    at: datetime | None = None
+
+    def ending(self, outcome: str, **detail: str) -> AuditEvent:
+        """The same event with its outcome, and further facts."""
+        return replace(self, outcome=outcome, detail={**self.detail, **detail})

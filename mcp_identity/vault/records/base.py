@@ -1,0 +1,91 @@
+"""What every kind of record needs: the open transaction, the time, and the tenant's keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Table
+
+from mcp_identity.domain.clock import Entropy
+from mcp_identity.domain.errors import VaultCorrupt
+from mcp_identity.vault import tables, tables_own
+from mcp_identity.vault.columns import metadata
+from mcp_identity.vault.envelope import KEY_ID_BYTES, RANDOM_BYTES, Cell, Place, check_row_mac, open_sealed, row_mac, seal
+from mcp_identity.vault.keys import KeyRing
+from mcp_identity.vault.records.chain import AuditChain
+
+_DECLARED = (tables, tables_own)  # importing them fills the metadata
+
+
+def table(name: str) -> Table:
+    """A table of the vault, for Core statements."""
+    return metadata.tables[name]
+
+
+@dataclass(slots=True)
+class Caches:
+    """What a process keeps decoded between batches; emptied whenever the configuration epoch moves."""
+
+    epoch: int = 0
+    providers: dict[tuple[str, str], Any] = field(default_factory=dict[tuple[str, str], Any])
+
+    def follow(self, epoch: int) -> bool:
+        """Empty the caches if `epoch` is another one; say whether they were."""
+        if epoch == self.epoch:
+            return False
+        self.epoch = epoch
+        self.providers.clear()
+        return True
+
+
+class RecordsBase:
+    """One open transaction, as the records see it."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        ring: KeyRing,
+        entropy: Entropy,
+        caches: Caches,
+        chain: AuditChain,
+        now: datetime,
+    ) -> None:
+        """Bind the transaction to its keys and its time.
+
+        Args:
+            connection: Inside a transaction; nobody here commits.
+            ring: The unwrapped keys.
+            entropy: Where row ids, salts and nonces come from.
+            caches: Decoded rows, good for this configuration epoch.
+            chain: The end of this process's audit chain.
+            now: The batch's time.
+        """
+        self.connection = connection
+        self.ring = ring
+        self.entropy = entropy
+        self.caches = caches
+        self.chain = chain
+        self.now = now
+
+    def new_id(self) -> str:
+        """A random row id; it survives a copy of the vault."""
+        return self.entropy.random_bytes(KEY_ID_BYTES).hex()
+
+    def _seal(self, plaintext: bytes, place: Place) -> bytes:
+        return seal(self.ring.current(place.tenant), plaintext, place, self.entropy.random_bytes(RANDOM_BYTES))
+
+    def _open(self, record: bytes, place: Place) -> bytes:
+        return open_sealed(lambda key_id: self.ring.find(place.tenant, key_id), record, place)
+
+    def _mac(self, tenant: str, table: str, version: int, values: tuple[Cell, ...]) -> bytes:
+        return row_mac(self.ring.current(tenant), table, version, values)
+
+    def _check_mac(self, tenant: str, mac: bytes, table: str, columns: dict[int, tuple[Cell, ...]]) -> None:
+        def values(version: int) -> tuple[Cell, ...]:
+            if version not in columns:
+                raise VaultCorrupt(f"a row of {table} carries a MAC of an unknown version")
+            return columns[version]
+
+        check_row_mac(lambda key_id: self.ring.find(tenant, key_id), mac, table, values)

@@ -1,0 +1,282 @@
+"""Consent sessions: the request is sealed when it is made, each attempt when the button is pressed.
+
+Every step is one conditional update, so of two that try it at once one succeeds. `state` is kept as a hash, and the sealed
+attempt repeats that hash and the browser's: whoever edits the columns gets `VaultCorrupt`, not somebody else's code.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import RowMapping, delete, func, insert, select, update
+
+from mcp_identity.domain.consent import (
+    FINAL_STATES,
+    OPEN_STATES,
+    RECEIVED_LIFETIME,
+    Binding,
+    ConsentRequest,
+    ConsentSession,
+    ConsentState,
+    may_become,
+)
+from mcp_identity.domain.credentials import Flow, Reason, Secret
+from mcp_identity.domain.errors import VaultCorrupt
+from mcp_identity.vault.envelope import Place
+from mcp_identity.vault.records.base import RecordsBase, table
+from mcp_identity.vault.records.moments import micros, moment
+
+_SESSIONS = table("consent_sessions")
+_UNDER_WAY = (ConsentState.RECEIVED.value, ConsentState.EXCHANGING.value)
+_WAITING = (ConsentState.PENDING.value, ConsentState.STARTED.value)
+_ERASED: dict[str, Any] = {"attempt_sealed": None, "state_hash": None, "code": None}
+KEPT = timedelta(days=1)
+"""How long a final session can still be asked about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What pressing the button made; erased in every final state.
+
+    Attributes:
+        state_hash: SHA-256 of ``state``.
+        browser_hash: SHA-256 of the cookie that this browser was given.
+        code_verifier: PKCE (RFC 7636 §4.1).
+        nonce: For an ID token; empty where none is expected.
+        allow_other_account: The user ticked that another account is meant.
+    """
+
+    state_hash: bytes
+    browser_hash: bytes
+    code_verifier: Secret
+    nonce: str
+    allow_other_account: bool
+
+
+def _request_place(tenant: str, session_id: str) -> Place:
+    return Place("consent_sessions", tenant, session_id, "request")
+
+
+def _attempt_place(tenant: str, session_id: str, attempt: int) -> Place:
+    return Place("consent_sessions", tenant, session_id, "attempt_sealed", attempt)
+
+
+def _encode_request(request: ConsentRequest) -> bytes:
+    fields: dict[str, Any] = {
+        "tenant": request.tenant,
+        "workload_id": request.workload_id,
+        "workload_epoch": request.workload_epoch,
+        "user": request.user,
+        "provider_row": request.provider_row,
+        "configuration_digest": request.configuration_digest,
+        "flow": request.flow.value,
+        "scopes": sorted(request.scopes),
+        "redirect_uri": request.redirect_uri,
+        "binding": request.binding.value,
+        "reason": request.reason.value,
+        "resource": request.resource,
+        "audience": request.audience,
+        "parameters": list(request.parameters),
+        "forced": request.forced,
+    }
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def _decode_request(plaintext: bytes) -> ConsentRequest:
+    try:
+        fields: dict[str, Any] = json.loads(plaintext)
+        values: dict[str, Any] = {
+            **fields,
+            "flow": Flow(fields["flow"]),
+            "scopes": frozenset(fields["scopes"]),
+            "binding": Binding(fields["binding"]),
+            "reason": Reason(fields["reason"]),
+            "parameters": tuple((name, value) for name, value in fields["parameters"]),
+        }
+        return ConsentRequest(**values)
+    except (KeyError, TypeError, ValueError):
+        raise VaultCorrupt("a consent request is not what the product wrote") from None
+
+
+class ConsentRecords(RecordsBase):
+    """Attempts to get a user's consent."""
+
+    def insert_session(self, session: ConsentSession, request_hash: bytes) -> None:
+        """Keep a new session, with everything that was asked for sealed."""
+        request = session.request
+        sealed = self._seal(_encode_request(request), _request_place(request.tenant, session.id))
+        self.connection.execute(
+            insert(_SESSIONS),
+            {
+                "id": session.id,
+                "tenant_id": request.tenant,
+                "workload_id": request.workload_id,
+                "user_key": request.user,
+                "provider_row": request.provider_row,
+                "request_hash": request_hash,
+                "request": sealed,
+                "state": session.state.value,
+                "error_code": "",
+                "attempt": 0,
+                "grant_id": "",
+                "created_at": micros(session.created_at),
+                "updated_at": micros(session.created_at),
+                "expires_at": micros(session.expires_at),
+                **_ERASED,
+                "completion_hash": None,
+            },
+        )
+
+    def find_session(self, session_id: str) -> ConsentSession | None:
+        """A session by the random part of its URI; whose it is, the caller checks."""
+        row = self.connection.execute(select(_SESSIONS).where(_SESSIONS.c.id == session_id)).mappings().first()
+        return self._session(row) if row else None
+
+    def find_open_session(self, request_hash: bytes, tenant: str, workload_id: str, user: str) -> ConsentSession | None:
+        """The open session of an equal request, so that asking twice gives one link."""
+        query = select(_SESSIONS).where(
+            _SESSIONS.c.tenant_id == tenant,
+            _SESSIONS.c.workload_id == workload_id,
+            _SESSIONS.c.user_key == user,
+            _SESSIONS.c.request_hash == request_hash,
+            _SESSIONS.c.state.in_(_WAITING),
+            _SESSIONS.c.expires_at > micros(self.now),
+        )
+        row = self.connection.execute(query.order_by(_SESSIONS.c.created_at.desc()).limit(1)).mappings().first()
+        return self._session(row) if row else None
+
+    def count_sessions(self, tenant: str, workload_id: str, user: str, provider_row: str) -> tuple[int, int]:
+        """How many consents are open for a principal, and how many links it got for one provider in the last minute."""
+        mine = (_SESSIONS.c.tenant_id == tenant) & (_SESSIONS.c.workload_id == workload_id) & (_SESSIONS.c.user_key == user)
+        pending = _SESSIONS.c.state.in_([state.value for state in OPEN_STATES]) & (_SESSIONS.c.expires_at > micros(self.now))
+        recent = (_SESSIONS.c.provider_row == provider_row) & (_SESSIONS.c.created_at > micros(self.now - timedelta(minutes=1)))
+        count = select(func.count()).select_from(_SESSIONS)
+        return (
+            self.connection.execute(count.where(mine & pending)).scalar_one(),
+            self.connection.execute(count.where(mine & recent)).scalar_one(),
+        )
+
+    def start_attempt(self, session: ConsentSession, attempt: Attempt) -> bool:
+        """The button was pressed: `pending` or `started` → `started`; an earlier attempt is void."""
+        number = self.connection.execute(select(_SESSIONS.c.attempt).where(_SESSIONS.c.id == session.id)).scalar_one() + 1
+        tenant = session.request.tenant
+        plaintext = json.dumps(
+            [
+                attempt.state_hash.hex(),
+                attempt.browser_hash.hex(),
+                attempt.code_verifier.reveal(),
+                attempt.nonce,
+                attempt.allow_other_account,
+            ]
+        ).encode()
+        return self._step(
+            session.id,
+            ConsentState.STARTED,
+            attempt=number,
+            attempt_sealed=self._seal(plaintext, _attempt_place(tenant, session.id, number)),
+            state_hash=attempt.state_hash,
+        )
+
+    def find_attempt(self, state_hash: bytes) -> tuple[ConsentSession, Attempt] | None:
+        """The session that a callback's ``state`` belongs to, with its attempt.
+
+        Raises:
+            VaultCorrupt: If the column and the sealed attempt differ.
+        """
+        row = self.connection.execute(select(_SESSIONS).where(_SESSIONS.c.state_hash == state_hash)).mappings().first()
+        if row is None or row["attempt_sealed"] is None:
+            return None
+        session = self._session(row)
+        place = _attempt_place(session.request.tenant, session.id, row["attempt"])
+        try:
+            kept_state, browser, verifier, nonce, other = json.loads(self._open(row["attempt_sealed"], place))
+            attempt = Attempt(bytes.fromhex(kept_state), bytes.fromhex(browser), Secret(verifier), nonce, other)
+        except (TypeError, ValueError):
+            raise VaultCorrupt("a consent attempt is not what the product wrote") from None
+        if attempt.state_hash != state_hash:
+            raise VaultCorrupt("a consent session's state was changed outside the product")
+        return replace(session, allow_other_account=attempt.allow_other_account), attempt
+
+    def consume_state(self, session: ConsentSession) -> bool:
+        """Take the one answer that counts: `started` → `received` → `exchanging`."""
+        return self._step(session.id, ConsentState.RECEIVED, state_hash=None) and self._step(
+            session.id, ConsentState.EXCHANGING, attempt_sealed=None
+        )
+
+    def complete_session(self, session_id: str, grant_id: str) -> bool:
+        """`exchanging` → `completed`; False where the session was ended meanwhile, e.g. by a revocation."""
+        return self._step(session_id, ConsentState.COMPLETED, grant_id=grant_id, **_ERASED)
+
+    def end_session(self, session_id: str, state: ConsentState, error_code: str) -> bool:
+        """Any open state → `denied`, `failed` or `expired`; False where it had ended."""
+        return self._step(session_id, state, error_code=error_code, **_ERASED)
+
+    def end_sessions(self, tenant: str, workload_id: str, user: str, provider_row: str, error_code: str) -> int:
+        """End every open session of a principal at one provider; for a revocation."""
+        changed = self.connection.execute(
+            update(_SESSIONS)
+            .where(
+                _SESSIONS.c.tenant_id == tenant,
+                _SESSIONS.c.workload_id == workload_id,
+                _SESSIONS.c.user_key == user,
+                _SESSIONS.c.provider_row == provider_row,
+                _SESSIONS.c.state.in_([state.value for state in OPEN_STATES]),
+            )
+            .values(state=ConsentState.FAILED.value, error_code=error_code, updated_at=micros(self.now), **_ERASED)
+        )
+        return changed.rowcount
+
+    def sweep_sessions(self) -> int:
+        """End what nobody will finish, and forget what ended long ago."""
+        now = micros(self.now)
+        stuck = _SESSIONS.c.state.in_(_UNDER_WAY) & (_SESSIONS.c.updated_at <= micros(self.now - RECEIVED_LIFETIME))
+        late = _SESSIONS.c.state.in_(_WAITING) & (_SESSIONS.c.expires_at <= now)
+        ended = 0
+        for condition, state, code in (
+            (late, ConsentState.EXPIRED, "consent_expired"),
+            (stuck, ConsentState.FAILED, "upstream_unavailable"),
+        ):
+            values: dict[str, Any] = {"state": state.value, "error_code": code, "updated_at": now, **_ERASED}
+            ended += self.connection.execute(update(_SESSIONS).where(condition).values(**values)).rowcount
+        final = _SESSIONS.c.state.in_([state.value for state in FINAL_STATES])
+        self.connection.execute(delete(_SESSIONS).where(final & (_SESSIONS.c.updated_at <= micros(self.now - KEPT))))
+        return ended
+
+    def has_open_sessions(self) -> bool:
+        """Whether anybody may still come back to the consent page."""
+        stale = _SESSIONS.c.updated_at <= micros(self.now - RECEIVED_LIFETIME)
+        waiting = _SESSIONS.c.state.in_(_WAITING) & (_SESSIONS.c.expires_at > micros(self.now))
+        under_way = _SESSIONS.c.state.in_(_UNDER_WAY) & ~stale
+        return self.connection.execute(select(_SESSIONS.c.id).where(waiting | under_way).limit(1)).first() is not None
+
+    def delete_provider_sessions(self, tenant: str, provider_row: str) -> None:
+        """Remove the sessions of a provider that is being removed."""
+        self.connection.execute(
+            delete(_SESSIONS).where(_SESSIONS.c.tenant_id == tenant, _SESSIONS.c.provider_row == provider_row)
+        )
+
+    def _step(self, session_id: str, following: ConsentState, **values: Any) -> bool:
+        before = [state.value for state in ConsentState if may_become(state, following)]
+        changed = self.connection.execute(
+            update(_SESSIONS)
+            .where(_SESSIONS.c.id == session_id, _SESSIONS.c.state.in_(before))
+            .values(state=following.value, updated_at=micros(self.now), **values)
+        )
+        return changed.rowcount == 1
+
+    def _session(self, row: RowMapping) -> ConsentSession:
+        request = _decode_request(self._open(row["request"], _request_place(row["tenant_id"], row["id"])))
+        owner = (request.tenant, request.workload_id, request.user, request.provider_row)
+        if owner != (row["tenant_id"], row["workload_id"], row["user_key"], row["provider_row"]):
+            raise VaultCorrupt("a consent session was moved to another owner")
+        created_at, expires_at = moment(row["created_at"]), moment(row["expires_at"])
+        try:
+            state = ConsentState(row["state"])
+        except ValueError:
+            raise VaultCorrupt("a consent session is in an unknown state") from None
+        if created_at is None or expires_at is None:
+            raise VaultCorrupt("a consent session has no time")
+        return ConsentSession(row["id"], request, state, created_at, expires_at, row["error_code"], row["grant_id"])

@@ -1,0 +1,218 @@
+"""Credential providers: rows that grant authority, so every column is under a MAC and the secret is sealed to them.
+
+Decoded rows are kept until the configuration epoch moves. Changing where a secret would go makes its seal useless; whoever
+does that through the product must give the secret anew.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import RowMapping, delete, insert, select, update
+
+from mcp_identity.domain.credentials import Flow, Secret
+from mcp_identity.domain.errors import VaultCorrupt
+from mcp_identity.domain.provider import AuthorizationServer, ClientAuthentication, CredentialProvider, ProviderKind, Release
+from mcp_identity.vault.envelope import Cell, Place
+from mcp_identity.vault.records.base import RecordsBase, table
+from mcp_identity.vault.records.moments import micros
+
+_PROVIDERS = table("credential_providers")
+_COVERED = {
+    1: (
+        "id", "tenant_id", "name", "vendor", "kind", "provider_id", "settings", "issuer", "authorization_url", "token_url",
+        "refresh_url", "revocation_url", "jwks_url", "requires_iss", "client_id", "client_authentication", "flows", "scopes",
+        "release", "api_hosts", "subject_issuers", "allow_http_loopback", "owner", "tags", "epoch", "disabled", "secret",
+        "secret_generation", "secret_updated_at", "created_at", "updated_at",
+    )
+}  # fmt: skip
+"""The columns that each version of the MAC covers; a new column makes a new version."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredProvider:
+    """A provider with its sealed secret, as a process keeps it between batches."""
+
+    provider: CredentialProvider
+    sealed_secret: bytes | None
+    secret_generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderList:
+    """What a listing found; rows that do not authenticate are named by id."""
+
+    providers: tuple[CredentialProvider, ...]
+    corrupt: tuple[str, ...] = ()
+
+
+def _secret_place(provider: CredentialProvider, generation: int) -> Place:
+    context = (provider.configuration_digest(),)
+    return Place("credential_providers", provider.tenant, provider.id, "secret", generation, context)
+
+
+class ProviderRecords(RecordsBase):
+    """Configured sources of credentials."""
+
+    def find_provider(self, tenant: str, name: str) -> CredentialProvider | None:
+        """A provider by its name.
+
+        Raises:
+            VaultCorrupt: If its row was changed outside the product.
+        """
+        stored = self._stored(tenant, name)
+        return stored.provider if stored else None
+
+    def find_provider_row(self, tenant: str, row_id: str) -> CredentialProvider | None:
+        """A provider by its row id."""
+        query = select(_PROVIDERS).where(_PROVIDERS.c.tenant_id == tenant, _PROVIDERS.c.id == row_id)
+        row = self.connection.execute(query).mappings().first()
+        return self._decode(row).provider if row else None
+
+    def list_providers(self, tenant: str) -> ProviderList:
+        """All providers of a tenant, by name."""
+        query = select(_PROVIDERS).where(_PROVIDERS.c.tenant_id == tenant).order_by(_PROVIDERS.c.name)
+        found: list[CredentialProvider] = []
+        corrupt: list[str] = []
+        for row in self.connection.execute(query).mappings().all():
+            try:
+                found.append(self._decode(row).provider)
+            except VaultCorrupt:
+                corrupt.append(row["id"])
+        return ProviderList(tuple(found), tuple(corrupt))
+
+    def open_provider_secret(self, provider: CredentialProvider) -> Secret | None:
+        """The client secret or API key of a provider.
+
+        Raises:
+            VaultCorrupt: If it was sealed for another configuration.
+        """
+        stored = self._stored(provider.tenant, provider.name)
+        if stored is None or stored.sealed_secret is None:
+            return None
+        place = _secret_place(stored.provider, stored.secret_generation)
+        return Secret(self._open(stored.sealed_secret, place).decode())
+
+    def insert_provider(self, provider: CredentialProvider, secret: Secret | None) -> None:
+        """Keep a new provider."""
+        now = micros(self.now)
+        values = self._encode(provider) | {
+            "secret": self._seal(secret.reveal().encode(), _secret_place(provider, 1)) if secret else None,
+            "secret_generation": 1,
+            "secret_updated_at": now if secret else 0,
+            "created_at": now,
+            "updated_at": now,
+        }
+        self.connection.execute(insert(_PROVIDERS), self._with_mac(provider.tenant, values))
+        self.raise_epoch()
+
+    def update_provider(self, provider: CredentialProvider, secret: Secret | None) -> None:
+        """Replace a provider's configuration, and its secret by the one given, sealed anew; None clears it."""
+        row = self.connection.execute(select(_PROVIDERS).where(_PROVIDERS.c.id == provider.id)).mappings().one()
+        generation = row["secret_generation"] + 1
+        values = dict(row) | self._encode(provider)
+        values |= {
+            "secret": self._seal(secret.reveal().encode(), _secret_place(provider, generation)) if secret else None,
+            "secret_generation": generation,
+            "secret_updated_at": micros(self.now) if secret else 0,
+            "updated_at": micros(self.now),
+        }
+        self.connection.execute(
+            update(_PROVIDERS).where(_PROVIDERS.c.id == provider.id).values(self._with_mac(provider.tenant, values))
+        )
+        self.raise_epoch()
+
+    def delete_provider(self, provider: CredentialProvider) -> None:
+        """Remove a provider's row; its grants and sessions go first."""
+        self.connection.execute(
+            delete(_PROVIDERS).where(_PROVIDERS.c.tenant_id == provider.tenant, _PROVIDERS.c.id == provider.id)
+        )
+        self.raise_epoch()
+
+    def raise_epoch(self) -> None:
+        """Make every process drop what it keeps decoded."""
+        state = table("vault_state")
+        self.connection.execute(update(state).values(configuration_epoch=state.c.configuration_epoch + 1))
+        self.caches.providers.clear()
+
+    def _stored(self, tenant: str, name: str) -> StoredProvider | None:
+        cached: StoredProvider | None = self.caches.providers.get((tenant, name))
+        if cached is not None:
+            return cached
+        query = select(_PROVIDERS).where(_PROVIDERS.c.tenant_id == tenant, _PROVIDERS.c.name == name)
+        row = self.connection.execute(query).mappings().first()
+        if row is None:
+            return None
+        stored = self.caches.providers[tenant, name] = self._decode(row)
+        return stored
+
+    def _with_mac(self, tenant: str, values: dict[str, Any]) -> dict[str, Any]:
+        covered: tuple[Cell, ...] = tuple(values[name] for name in _COVERED[1])
+        return values | {"mac": self._mac(tenant, "credential_providers", 1, covered)}
+
+    def _encode(self, provider: CredentialProvider) -> dict[str, Any]:
+        server = provider.server
+        return {
+            "id": provider.id,
+            "tenant_id": provider.tenant,
+            "name": provider.name,
+            "vendor": provider.vendor,
+            "kind": provider.kind.value,
+            "provider_id": provider.provider_id,
+            "settings": json.dumps(provider.settings, sort_keys=True),
+            "issuer": server.issuer,
+            "authorization_url": server.authorization_url,
+            "token_url": server.token_url,
+            "refresh_url": server.refresh_url,
+            "revocation_url": server.revocation_url,
+            "jwks_url": server.jwks_url,
+            "requires_iss": int(server.requires_iss),
+            "client_id": provider.client_id,
+            "client_authentication": provider.client_authentication.value,
+            "flows": " ".join(flow.value for flow in provider.flows),
+            "scopes": " ".join(sorted(provider.scopes)),
+            "release": provider.release.value if provider.release else "",
+            "api_hosts": " ".join(provider.api_hosts),
+            "subject_issuers": "",
+            "allow_http_loopback": int(provider.allow_http_loopback),
+            "owner": "",
+            "tags": "",
+            "epoch": provider.epoch,
+            "disabled": int(provider.disabled),
+        }
+
+    def _decode(self, row: RowMapping) -> StoredProvider:
+        versions: dict[int, tuple[Cell, ...]] = {
+            version: tuple(row[name] for name in names) for version, names in _COVERED.items()
+        }
+        self._check_mac(row["tenant_id"], row["mac"], "credential_providers", versions)
+        provider = CredentialProvider(
+            id=row["id"],
+            tenant=row["tenant_id"],
+            name=row["name"],
+            vendor=row["vendor"],
+            kind=ProviderKind(row["kind"]),
+            provider_id=row["provider_id"],
+            settings=json.loads(row["settings"]),
+            server=AuthorizationServer(
+                issuer=row["issuer"],
+                authorization_url=row["authorization_url"],
+                token_url=row["token_url"],
+                refresh_url=row["refresh_url"],
+                revocation_url=row["revocation_url"],
+                jwks_url=row["jwks_url"],
+                requires_iss=bool(row["requires_iss"]),
+            ),
+            client_id=row["client_id"],
+            client_authentication=ClientAuthentication(row["client_authentication"]),
+            flows=tuple(Flow(flow) for flow in row["flows"].split()),
+            scopes=frozenset(row["scopes"].split()),
+            release=Release(row["release"]) if row["release"] else None,
+            api_hosts=tuple(row["api_hosts"].split()),
+            allow_http_loopback=bool(row["allow_http_loopback"]),
+            epoch=row["epoch"],
+            disabled=bool(row["disabled"]),
+        )
+        return StoredProvider(provider, row["secret"], row["secret_generation"])

@@ -1,0 +1,122 @@
+"""The token vault, opened: run units of work, read, and derive the keys that belong to the vault itself."""
+
+from __future__ import annotations
+
+import hmac
+from hashlib import sha256
+from typing import TypeVar
+
+import anyio.to_thread
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from mcp_identity.domain.audit import AuditEvent
+from mcp_identity.domain.clock import Clock, Entropy
+from mcp_identity.domain.errors import VaultUnavailable
+from mcp_identity.domain.identity import DEFAULT_TENANT
+from mcp_identity.vault.engine import reading_engine, writing_engine
+from mcp_identity.vault.envelope import length_prefixed
+from mcp_identity.vault.keys import VAULT, KeyNotLoaded, KeyRing
+from mcp_identity.vault.locks import ProcessLocks
+from mcp_identity.vault.opening import OpenedVault, VaultLocation, open_location, read_wrapped_keys
+from mcp_identity.vault.records import Records
+from mcp_identity.vault.records.base import Caches
+from mcp_identity.vault.records.chain import AuditChain
+from mcp_identity.vault.writer import Unit, Writer, describe
+
+T = TypeVar("T")
+_PROOF_VERSION = b"1"
+_KEY_ATTEMPTS = 3
+
+
+class Vault:
+    """The encrypted store of one process."""
+
+    def __init__(self, location: VaultLocation, opened: OpenedVault, clock: Clock, entropy: Entropy) -> None:
+        """Use `open_vault`."""
+        self.id = opened.vault_id
+        self.process_id = location.process_id
+        self._clock = clock
+        self._entropy = entropy
+        self._ring: KeyRing = opened.ring
+        self._locks: ProcessLocks = opened.locks
+        self._readers: Engine = reading_engine(location.database)
+        self._writes: Engine = writing_engine(location.database)
+        self._writer = Writer(self._writes, self._ring, clock, entropy, self.process_id)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the writer works."""
+        return self._writer.ready
+
+    async def run(self, unit: Unit[T], event: AuditEvent | None = None) -> T:
+        """Run a unit of work in one durable transaction; see `Writer.run`."""
+        for _ in range(_KEY_ATTEMPTS):
+            try:
+                return await self._writer.run(unit, event)
+            except KeyNotLoaded as missing:
+                await anyio.to_thread.run_sync(self.load_keys, missing.tenant)
+        raise VaultUnavailable("the tenant's keys cannot be unwrapped")
+
+    async def read(self, unit: Unit[T]) -> T:
+        """Run a unit that only reads, beside the writer.
+
+        Raises:
+            VaultUnavailable: If the database cannot be read.
+        """
+        return await anyio.to_thread.run_sync(self._read, unit)
+
+    def _read(self, unit: Unit[T]) -> T:
+        for _ in range(_KEY_ATTEMPTS):
+            try:
+                with self._readers.connect() as connection:
+                    chain, now = AuditChain(""), self._clock.now()
+                    return unit(Records(connection, self._ring, self._entropy, Caches(), chain, now))
+            except KeyNotLoaded as missing:
+                self.load_keys(missing.tenant)
+            except SQLAlchemyError as error:
+                raise VaultUnavailable(f"the vault cannot be read now ({describe(error)})") from None
+        raise VaultUnavailable("the tenant's keys cannot be unwrapped")
+
+    def load_keys(self, tenant: str) -> None:
+        """Unwrap a tenant's keys; may ask the key backend, so it is called outside any transaction."""
+        with self._readers.connect() as connection:
+            rows = read_wrapped_keys(connection, tenant)
+        self._ring.load(tenant, rows)
+
+    def derived_key(self, purpose: str) -> bytes:
+        """A 32-byte key of this vault for one purpose."""
+        return self._ring.derived(purpose)
+
+    def prove(self, nonce: bytes, port: int) -> bytes:
+        """Prove to a sibling process that whoever holds `port` serves this vault."""
+        message = length_prefixed(_PROOF_VERSION, nonce, self.id.encode(), str(port).encode())
+        return hmac.digest(self._ring.derived("callback"), message, sha256)
+
+    def check_proof(self, nonce: bytes, port: int, proof: bytes) -> bool:
+        """Whether `prove` of this vault made the proof, in constant time."""
+        return hmac.compare_digest(proof, self.prove(nonce, port))
+
+    def is_dead(self, process_id: str) -> bool:
+        """Whether the process that holds a lease is known to have ended."""
+        return self._locks.is_dead(process_id)
+
+    def start(self) -> None:
+        """Unwrap the keys that every call needs, and begin to take units."""
+        for tenant in (VAULT, DEFAULT_TENANT):
+            self.load_keys(tenant)
+        self._writer.start()
+
+    def close(self) -> None:
+        """Finish the units that wait, then let go; call it off the event loop."""
+        self._writer.close()
+        self._readers.dispose()
+        self._writes.dispose()
+        self._locks.release()
+
+
+def open_vault(location: VaultLocation, clock: Clock, entropy: Entropy, *, initialise: bool = False) -> Vault:
+    """Open the vault of a folder, making it on the first start; see `open_location` for what is refused."""
+    vault = Vault(location, open_location(location, clock, entropy, initialise=initialise), clock, entropy)
+    vault.start()
+    return vault
