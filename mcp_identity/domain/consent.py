@@ -76,6 +76,11 @@ class ConsentRequest:
         binding: How the browser proves itself.
         reason: Why consent was required.
         forced: Made by ``start_consent``.
+        provider: The credential provider's name, for the trail.
+        workload: The workload's name, for the page.
+        workload_verified: Whether that name is proven.
+        user_display: The user's name, for the page.
+        edge: Where the request came from.
     """
 
     tenant: str
@@ -93,6 +98,11 @@ class ConsentRequest:
     audience: str = ""
     parameters: tuple[tuple[str, str], ...] = ()
     forced: bool = False
+    provider: str = ""
+    workload: str = ""
+    workload_verified: bool = False
+    user_display: str = ""
+    edge: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ class IdentityError(Exception):
         retryable: Whether the same call may succeed later without anybody acting.
         retry_after_seconds: When it makes sense to try again, where that is known.
         message: Safe for a model, a log and a page.
+        audited: The trail has this refusal already.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -65,6 +66,7 @@ class IdentityError(Exception):
         if retryable is not None:
             self.retryable = retryable
         self.retry_after_seconds = retry_after_seconds
+        self.audited = False
         super().__init__(self.message)
 
 

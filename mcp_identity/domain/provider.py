@@ -106,6 +106,7 @@ class Dialect(_Facts):
         revocation_style: ``rfc7009``, ``delete-basic`` (GitHub), ``bearer-get`` (Slack), or ``none``.
         loopback_host: The literal loopback host that the vendor accepts in redirect URIs.
         loopback_allowed: Whether it accepts http on loopback at all.
+        dead_grant_errors: Errors of a refresh, beside ``invalid_grant``, after which only a new consent helps.
         id_token: Whether the answer holds an ID token that can be verified when ``openid`` was asked for.
     """
 
@@ -137,6 +138,7 @@ class Dialect(_Facts):
     revocation_style: Literal["rfc7009", "delete-basic", "bearer-get", "none"] = "rfc7009"
     loopback_host: Literal["127.0.0.1", "localhost"] = "127.0.0.1"
     loopback_allowed: bool = True
+    dead_grant_errors: tuple[str, ...] = ()
     id_token: bool = False
 
 

@@ -1,1 +1,1 @@
-"""How it is spoken: pure request/process pairs of the OAuth RFCs; no I/O."""
+"""How is it spoken: OAuth 2.0 and OpenID Connect as pure pairs of request and answer. No I/O, no clock, no logging."""

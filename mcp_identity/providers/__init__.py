@@ -1,1 +1,1 @@
-"""What vendors look like: one TOML file each."""
+"""What do vendors look like: their facts as data, one TOML file each."""

@@ -56,16 +56,18 @@ class VaultLocation:
         home: The private folder.
         key: The configured key; None for the key file in `home`.
         process_id: Random, new for every process.
+        database_path: The database file; None for `vault.db` in `home`.
     """
 
     home: Path
     key: KeySource | None
     process_id: str
+    database_path: Path | None = None
 
     @property
     def database(self) -> Path:
         """The database file."""
-        return self.home / "vault.db"
+        return self.database_path or self.home / "vault.db"
 
     @property
     def default_key(self) -> Path:
@@ -186,7 +188,7 @@ def _make_key(location: VaultLocation, entropy: Entropy) -> KeyBackend:
 
 def _make_vault(location: VaultLocation, backend: KeyBackend, clock: Clock, entropy: Entropy) -> None:
     """Build it aside and move it into place, so that a half-made vault is never met."""
-    building = location.database.with_name("vault.db.new")
+    building = location.database.with_name(location.database.name + ".new")
     for suffix in ("", "-wal", "-shm", "-journal"):
         building.with_name(building.name + suffix).unlink(missing_ok=True)
     create_database_file(building)
@@ -220,7 +222,7 @@ def _make_vault(location: VaultLocation, backend: KeyBackend, clock: Clock, entr
     with closing(sqlite3.connect(building)) as plain:
         plain.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     building.replace(location.database)
-    sync_folder(location.home)
+    sync_folder(location.database.parent)
 
 
 def _key_row(key: WrappedKey) -> dict[str, str | int | bytes]:
@@ -304,7 +306,7 @@ def run_migrations(connection: Connection) -> None:
 
 def _upgrade(database: Path, version: int) -> None:
     """Bring an older vault to our schema, after a backup beside it."""
-    backup = database.with_name(f"vault.db.before-schema-{SCHEMA_VERSION}")
+    backup = database.with_name(f"{database.name}.before-schema-{SCHEMA_VERSION}")
     backup.unlink(missing_ok=True)
     create_database_file(backup)
     with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(backup)) as target:

@@ -215,6 +215,8 @@ class Writer:
                 records.append_audit(job.event.ending(code))
             except AuditUnavailable as failed:
                 return failed
+            if isinstance(outcome, IdentityError):
+                outcome.audited = True
         return outcome
 
     def _connected(self) -> Connection:

@@ -81,6 +81,11 @@ def _encode_request(request: ConsentRequest) -> bytes:
         "audience": request.audience,
         "parameters": list(request.parameters),
         "forced": request.forced,
+        "provider": request.provider,
+        "workload": request.workload,
+        "workload_verified": request.workload_verified,
+        "user_display": request.user_display,
+        "edge": request.edge,
     }
     return json.dumps(fields, separators=(",", ":")).encode()
 
@@ -251,6 +256,11 @@ class ConsentRecords(RecordsBase):
         waiting = _SESSIONS.c.state.in_(_WAITING) & (_SESSIONS.c.expires_at > micros(self.now))
         under_way = _SESSIONS.c.state.in_(_UNDER_WAY) & ~stale
         return self.connection.execute(select(_SESSIONS.c.id).where(waiting | under_way).limit(1)).first() is not None
+
+    def has_unfinished_sessions(self) -> bool:
+        """Whether `sweep_sessions` may have something to end."""
+        unfinished = _SESSIONS.c.state.in_([state.value for state in OPEN_STATES])
+        return self.connection.execute(select(_SESSIONS.c.id).where(unfinished).limit(1)).first() is not None
 
     def delete_provider_sessions(self, tenant: str, provider_row: str) -> None:
         """Remove the sessions of a provider that is being removed."""

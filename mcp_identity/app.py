@@ -1,0 +1,187 @@
+"""How the parts are put together: settings in, the running graph out.
+
+`prepare` does what takes time and may fail (imports, keys, schema) and may run on any thread; `running` starts the owned
+work and the consent page on the event loop. Every edge gets its broker here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import anyio
+import anyio.to_thread
+
+from mcp_identity.broker.broker import Broker
+from mcp_identity.broker.services import Limits, Services
+from mcp_identity.broker.tasks import OwnedTasks
+from mcp_identity.domain.clock import Clock, Entropy
+from mcp_identity.domain.http import HttpRequest, HttpResponse
+from mcp_identity.domain.identity import User
+from mcp_identity.settings import Settings, key_reference
+from mcp_identity.transport import Transport
+from mcp_identity.vault.opening import KeySource, VaultLocation
+from mcp_identity.vault.vault import Vault, open_vault
+from mcp_identity.web.listener import LoopbackListener
+
+log = logging.getLogger(__name__)
+GRACE_SECONDS = 10.0
+
+
+class SystemClock:
+    """The real clock."""
+
+    def now(self) -> datetime:
+        """The time on the wall, in UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        return time.monotonic()
+
+
+class SystemEntropy:
+    """The operating system's randomness."""
+
+    def random_bytes(self, count: int) -> bytes:
+        """Unpredictable bytes."""
+        return os.urandom(count)
+
+
+class LoopbackFront:
+    """The consent pages of a single-user server, on this machine's own port."""
+
+    is_loopback = True
+
+    def __init__(self, port: int) -> None:
+        """Know the port; who serves it comes with `attach`."""
+        self._port = port
+        self._listener: LoopbackListener | None = None
+
+    def attach(self, listener: LoopbackListener) -> None:
+        """Bind the listener, which needs the broker, which needs this."""
+        self._listener = listener
+
+    async def ensure_open(self) -> None:
+        """See to it that the pages answer."""
+        if self._listener is None:
+            raise RuntimeError("the graph is not running")
+        await self._listener.ensure_open()
+
+    def base_url(self, loopback_host: str) -> str:
+        """The origin of the pages."""
+        return f"http://{loopback_host}:{self._port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """What edges work with.
+
+    Attributes:
+        broker: The verbs.
+        user: The local user.
+        settings: What was configured.
+    """
+
+    broker: Broker
+    user: User
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An opened vault and its broker, not yet running."""
+
+    graph: Graph
+    vault: Vault
+    transport: Transport
+    tasks: OwnedTasks
+    listener: LoopbackListener
+
+    def close(self) -> None:
+        """Let go of a vault that never ran."""
+        self.vault.close()
+
+
+def vault_location(settings: Settings) -> VaultLocation:
+    """Where the vault of these settings is."""
+    key = KeySource(*key_reference(settings.key)) if settings.key else None
+    return VaultLocation(settings.home, key, os.urandom(16).hex(), settings.database_path)
+
+
+def prepare(
+    settings: Settings, *, initialise: bool = False, clock: Clock | None = None, entropy: Entropy | None = None
+) -> Prepared:
+    """Open the vault and build the graph on it.
+
+    Args:
+        settings: What was configured.
+        initialise: Make a vault for a key that has none.
+        clock: Another clock, in tests.
+        entropy: Other randomness, in tests.
+
+    Raises:
+        ConfigurationError: If key and vault do not fit together.
+        StorageError: If the vault cannot be opened.
+    """
+    clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
+    vault = open_vault(vault_location(settings), clock, entropy, initialise=initialise)
+    transport, tasks = Transport(), OwnedTasks()
+    front = LoopbackFront(settings.callback_port)
+    services = Services(
+        vault=vault,
+        transport=transport,
+        clock=clock,
+        entropy=entropy,
+        tasks=tasks,
+        front=front,
+        default_release=settings.default_release,
+        limits=Limits(settings.pending_consents, settings.links_per_minute, settings.concurrent_waits),
+    )
+    broker = Broker(services)
+
+    async def send(request: HttpRequest) -> HttpResponse:
+        return await transport.send(request, allow_http_loopback=True)
+
+    listener = LoopbackListener(broker, port=settings.callback_port, send=send, clock=clock, entropy=entropy)
+    front.attach(listener)
+    graph = Graph(broker, settings.local_user(vault.id), settings)
+    return Prepared(graph, vault, transport, tasks, listener)
+
+
+@contextlib.asynccontextmanager
+async def running(prepared: Prepared, grace_seconds: Callable[[], float] = lambda: GRACE_SECONDS) -> AsyncGenerator[Graph]:
+    """Run a prepared graph until the block ends; then wait for what must not be lost, and close the vault.
+
+    Args:
+        prepared: What `prepare` made.
+        grace_seconds: Asked at the end: how long to wait for owned work.
+    """
+    try:
+        async with anyio.create_task_group() as group:
+            await group.start(prepared.listener.run)
+            async with prepared.tasks.running(grace_seconds):
+                yield prepared.graph
+            group.cancel_scope.cancel()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await prepared.transport.aclose()
+            await anyio.to_thread.run_sync(prepared.vault.close)
+
+
+@contextlib.asynccontextmanager
+async def open(settings: Settings, *, initialise: bool = False) -> AsyncGenerator[Graph]:  # noqa: A001 - the design's own name
+    """Open and run the graph of these settings; what a command of the command line asks for.
+
+    Raises:
+        ConfigurationError: If key and vault do not fit together.
+        StorageError: If the vault cannot be opened.
+    """
+    prepared = await anyio.to_thread.run_sync(lambda: prepare(settings, initialise=initialise))
+    async with running(prepared) as graph:
+        yield graph

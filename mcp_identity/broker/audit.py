@@ -1,0 +1,62 @@
+"""What the trail will say about the call that is being made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mcp_identity.domain.audit import AuditEvent
+from mcp_identity.domain.clock import Entropy
+from mcp_identity.domain.errors import clean_text
+from mcp_identity.domain.identity import Principal
+
+NAME_LIMIT = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of one principal.
+
+    Attributes:
+        principal: On whose behalf; verified at the edge.
+        action: The verb.
+        correlation_id: Joins rows, log lines and the answer.
+    """
+
+    principal: Principal
+    action: str
+    correlation_id: str
+
+    def event(
+        self, *, provider: str = "", flow: str = "", scopes: frozenset[str] = frozenset(), outcome: str = "ok", action: str = ""
+    ) -> AuditEvent:
+        """The event of this call.
+
+        Args:
+            provider: As it was asked for; foreign text, so it is cleaned.
+            flow: The flow, once it is known.
+            scopes: The scopes, once they are checked.
+            outcome: ``ok``, ``consent_required`` or an error's code.
+            action: Another verb than the call's, for a step within it.
+        """
+        principal = self.principal
+        user = principal.user
+        return AuditEvent(
+            tenant=principal.tenant,
+            workload=principal.workload.name,
+            workload_id=principal.workload.id,
+            user_key=principal.user_key,
+            user_display=user.display if user else "",
+            verified=principal.verified,
+            edge=principal.authenticated_by,
+            action=action or self.action,
+            provider=clean_text(provider, NAME_LIMIT),
+            flow=flow,
+            scopes=tuple(sorted(scopes)),
+            outcome=outcome,
+            correlation_id=self.correlation_id,
+        )
+
+
+def new_call(principal: Principal, action: str, entropy: Entropy) -> Call:
+    """Begin a call."""
+    return Call(principal, action, entropy.random_bytes(8).hex())

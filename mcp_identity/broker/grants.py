@@ -1,0 +1,158 @@
+"""What a principal has been given: listing it, and ending it here and at the vendor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mcp_identity.broker.access import require_access
+from mcp_identity.broker.answers import GrantListing, GrantSummary, ProviderListing, ProviderSummary, Revoked
+from mcp_identity.broker.audit import Call
+from mcp_identity.broker.plan import definition_of, dialect_of
+from mcp_identity.broker.services import Services
+from mcp_identity.broker.vendor import client_of, revoke_at_vendor
+from mcp_identity.domain.credentials import Flow, Grant, GrantState
+from mcp_identity.domain.errors import AccessDenied, InvalidRequest, NotFound, UnknownProvider
+from mcp_identity.domain.provider import CredentialProvider, OAuthClient
+from mcp_identity.vault.records import Records
+from mcp_identity.vault.records.grants import GrantList
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """Grants that are ended here, and what it takes to end them at the vendor."""
+
+    provider: CredentialProvider
+    client: OAuthClient
+    grants: tuple[Grant, ...]
+
+
+class Grants:
+    """A principal's grants."""
+
+    def __init__(self, services: Services) -> None:
+        """Keep what it works with."""
+        self._services = services
+
+    async def list_providers(self, call: Call) -> ProviderListing:
+        """The providers that the principal may use, with the state of its grants."""
+
+        def unit(records: Records) -> ProviderListing:
+            found = records.list_providers(call.principal.tenant)
+            grants = _mine(records, call)
+            summaries = [
+                ProviderSummary(
+                    provider=provider,
+                    title=definition_of(provider).title,
+                    scopes=tuple(sorted(provider.scopes)),
+                    grants=tuple(
+                        _summary(grant, provider.name) for grant in grants.grants if grant.key.provider_row == provider.id
+                    ),
+                )
+                for provider in found.providers
+                if _may_see(call, provider)
+            ]
+            records.append_audit(call.event())
+            return ProviderListing(tuple(summaries), len(found.corrupt))
+
+        return await self._services.vault.run(unit, call.event())
+
+    async def list_grants(self, call: Call) -> GrantListing:
+        """The principal's grants, M2M ones of its workload included."""
+
+        def unit(records: Records) -> GrantListing:
+            names = {provider.id: provider.name for provider in records.list_providers(call.principal.tenant).providers}
+            found = _mine(records, call)
+            records.append_audit(call.event())
+            summaries = tuple(_summary(grant, names.get(grant.key.provider_row, "")) for grant in found.grants)
+            return GrantListing(summaries, len(found.corrupt))
+
+        return await self._services.vault.run(unit, call.event())
+
+    async def revoke(self, call: Call, name: str, flow: str) -> tuple[Revoked, ...]:
+        """End grants here, and then at the vendor; open consents for them end too.
+
+        Ended here first: once this returns, and also if the vendor cannot be reached, no token of them is served.
+
+        Args:
+            call: Who asks.
+            name: The credential provider's name.
+            flow: Only grants of this flow; empty for all.
+
+        Raises:
+            UnknownProvider: If there is no such provider.
+            NotFound: If there is nothing to revoke.
+        """
+        if flow and flow not in set(Flow):
+            raise InvalidRequest(f"flow is one of: {', '.join(Flow)}")
+        event = call.event(provider=name, flow=flow)
+
+        def unit(records: Records) -> _Ending:
+            provider = records.find_provider(call.principal.tenant, name)
+            if provider is None:
+                raise unknown_provider(name)
+            grants = tuple(
+                grant
+                for grant in _mine(records, call).grants
+                if grant.key.provider_row == provider.id
+                and (not flow or grant.key.flow.value == flow)
+                and grant.state is not GrantState.REVOKED
+            )
+            ended = 0
+            if flow in ("", Flow.USER_FEDERATION.value):
+                owner = (call.principal.tenant, call.principal.workload.id, call.principal.user_key)
+                ended = records.end_sessions(*owner, provider.id, "conflict")
+            if not grants and not ended:
+                raise NotFound(f"there is no grant at {provider.name} to revoke")
+            for grant in grants:
+                records.revoke_grant_row(grant)
+            records.append_audit(event.ending("ok", grants=str(len(grants)), open_consents=str(ended)))
+            return _Ending(provider, client_of(records, provider), grants)
+
+        ending = await self._services.vault.run(unit, event)
+        return await self._services.tasks.run(lambda: self._at_vendor(ending))
+
+    async def _at_vendor(self, ending: _Ending) -> tuple[Revoked, ...]:
+        dialect = dialect_of(ending.provider)
+        revoked: list[Revoked] = []
+        for grant in ending.grants:
+            outcome = await revoke_at_vendor(self._services.transport, ending.provider, dialect, ending.client, grant.tokens)
+            revoked.append(Revoked(ending.provider.name, grant.key.flow, outcome))
+        return tuple(revoked)
+
+
+def unknown_provider(name: str) -> UnknownProvider:
+    """Absent, and not yours, in the same words."""
+    return UnknownProvider(f"there is no credential provider {name[:64]!r}; call list_providers for the names")
+
+
+def _mine(records: Records, call: Call) -> GrantList:
+    principal = call.principal
+    users = (principal.user_key, "") if principal.user else ("",)
+    return records.list_grants(principal.tenant, principal.workload.id, users)
+
+
+def _may_see(call: Call, provider: CredentialProvider) -> bool:
+    try:
+        require_access(call.principal, call.action, provider, frozenset())
+    except AccessDenied:
+        return False
+    return True
+
+
+def _summary(grant: Grant, provider: str) -> GrantSummary:
+    tokens = grant.tokens
+    return GrantSummary(
+        provider=provider,
+        flow=grant.key.flow,
+        state=grant.state,
+        reason=grant.reason,
+        scopes=tuple(sorted(tokens.scopes)) if tokens else (),
+        declined_scopes=tuple(sorted(tokens.declined_scopes)) if tokens else (),
+        expires_at=tokens.expires_at if tokens else None,
+        refreshable=bool(tokens and tokens.refresh_token) or grant.key.flow is Flow.M2M,
+        resource=grant.key.resource,
+        audience=grant.key.audience,
+        account_id=tokens.account_id if tokens else "",
+        created_at=grant.created_at,
+        updated_at=grant.updated_at,
+    )

@@ -1,0 +1,119 @@
+"""From what was asked to what shall be done: which provider, flow, scopes and grant key. Pure but for the lookup before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from urllib.parse import urlsplit
+
+from mcp_identity.broker.answers import TokenRequest
+from mcp_identity.domain.credentials import Flow, GrantKey, parse_scopes
+from mcp_identity.domain.errors import InvalidRequest, ProviderMisconfigured, UnsupportedFlow
+from mcp_identity.domain.identity import Principal
+from mcp_identity.domain.provider import CredentialProvider, Dialect, ProviderDefinition, ProviderKind
+from mcp_identity.oauth.authorization import check_agent_parameters, target
+from mcp_identity.providers import catalog
+
+MAXIMUM_MINIMUM_LIFETIME_SECONDS = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What shall be done for one request.
+
+    Attributes:
+        request: What was asked.
+        provider: The provider, as it is configured now.
+        dialect: How its authorization server speaks.
+        flow: How the token is obtained.
+        scopes: What is needed.
+        key: Where the grant is filed.
+        parameters: Checked authorization parameters of the agent.
+    """
+
+    request: TokenRequest
+    provider: CredentialProvider
+    dialect: Dialect
+    flow: Flow
+    scopes: frozenset[str]
+    key: GrantKey
+    parameters: tuple[tuple[str, str], ...]
+
+
+def definition_of(provider: CredentialProvider) -> ProviderDefinition:
+    """The vendor facts of a configured provider.
+
+    Raises:
+        ProviderMisconfigured: If this version of the product does not know the vendor.
+    """
+    definition = catalog.find(provider.vendor)
+    if definition is None:
+        raise ProviderMisconfigured(f"{provider.name} is of the vendor {provider.vendor}, which this version does not know")
+    return definition
+
+
+def dialect_of(provider: CredentialProvider) -> Dialect:
+    """How a configured provider's authorization server speaks."""
+    return catalog.resolve(definition_of(provider), provider.settings).dialect
+
+
+def make_plan(principal: Principal, provider: CredentialProvider, request: TokenRequest) -> Plan:
+    """Check a request against its provider.
+
+    Raises:
+        InvalidRequest: If an argument is malformed, or in conflict with another.
+        InvalidScope: If a scope is malformed.
+        InvalidTarget: If resource or audience is malformed or not taken.
+        UnsupportedFlow: If the flow is not offered, or several are and none was named.
+    """
+    if provider.kind is ProviderKind.API_KEY:
+        raise UnsupportedFlow(f"{provider.name} holds an API key, not tokens; call get_api_key")
+    if request.return_url:
+        raise InvalidRequest("return_url is not registered for this workload; leave it out, the consent page needs none")
+    if request.custom_state:
+        raise InvalidRequest("custom_state is handed back at a return_url, and there is none")
+    lifetime = request.minimum_lifetime_seconds
+    if lifetime is not None and not 0 <= lifetime <= MAXIMUM_MINIMUM_LIFETIME_SECONDS:
+        raise InvalidRequest(f"minimum_lifetime_seconds is between 0 and {MAXIMUM_MINIMUM_LIFETIME_SECONDS}")
+    dialect = dialect_of(provider)
+    target(dialect, resource=request.resource, audience=request.audience)
+    flow = _flow(provider, request.flow)
+    user = principal.user
+    if flow is Flow.USER_FEDERATION and user is None:
+        raise UnsupportedFlow(f"{Flow.USER_FEDERATION} acts for a user, and this call names none")
+    scopes = parse_scopes(request.scopes) or provider.scopes
+    key = GrantKey(
+        tenant=principal.tenant,
+        workload_id=principal.workload.id,
+        user="" if flow is Flow.M2M else principal.user_key,
+        provider_row=provider.id,
+        flow=flow,
+        resource=request.resource,
+        audience=request.audience,
+        scopes=" ".join(sorted(scopes)) if flow is Flow.M2M else "",
+    )
+    parameters = check_agent_parameters(dialect, request.custom_parameters)
+    if parameters and flow is Flow.M2M:
+        raise InvalidRequest("custom_parameters belong to a user's consent; M2M has none")
+    return Plan(request, provider, dialect, flow, scopes, key, parameters)
+
+
+def _flow(provider: CredentialProvider, asked: str) -> Flow:
+    offered = ", ".join(flow.value for flow in provider.flows) or "none"
+    if asked:
+        if asked not in {flow.value for flow in provider.flows}:
+            raise UnsupportedFlow(f"{provider.name} does not offer this flow; it offers: {offered}")
+        return Flow(asked)
+    if len(provider.flows) != 1:
+        raise UnsupportedFlow(f"{provider.name} offers several flows; name one of: {offered}")
+    return provider.flows[0]
+
+
+def consent_digest(provider: CredentialProvider, redirect_uri: str) -> str:
+    """What a consent is pinned to: the provider's configuration, and where the vendor sends the browser back to."""
+    return sha256(f"{provider.configuration_digest()} {redirect_uri}".encode()).hexdigest()
+
+
+def host_of(url: str) -> str:
+    """The host, and the port where there is one, that a URL names."""
+    return urlsplit(url).netloc

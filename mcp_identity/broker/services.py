@@ -1,0 +1,62 @@
+"""What every verb of the broker is built on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from mcp_identity.broker.tasks import OwnedTasks
+from mcp_identity.domain.clock import Clock, Entropy
+from mcp_identity.domain.provider import Release
+from mcp_identity.transport import Transport
+from mcp_identity.vault.vault import Vault
+
+
+class ConsentFront(Protocol):
+    """Where the consent pages are served."""
+
+    async def ensure_open(self) -> None:
+        """See to it that the pages answer, before a link is given out.
+
+        Raises:
+            VaultUnavailable: If they cannot be served.
+        """
+        ...
+
+    def base_url(self, loopback_host: str) -> str:
+        """Scheme, host and port of the pages, as this vendor wants them in its redirect URI."""
+        ...
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the pages are on this machine alone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one principal may have open; all are settings.
+
+    Attributes:
+        pending_consents: Open consents of one principal.
+        links_per_minute: New links of one principal for one provider.
+        concurrent_waits: Calls of one principal that wait for a consent.
+    """
+
+    pending_consents: int = 20
+    links_per_minute: int = 5
+    concurrent_waits: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts that the verbs share."""
+
+    vault: Vault
+    transport: Transport
+    clock: Clock
+    entropy: Entropy
+    tasks: OwnedTasks
+    front: ConsentFront
+    default_release: Release
+    limits: Limits

@@ -1,0 +1,193 @@
+"""How a token is served: fresh from the vault, or obtained once for everybody who waits.
+
+One refresher per grant: in this process by a shared piece of owned work, across processes by a lease in the vault. The
+lease and the intent are committed before the request, the answer is stored by compare-and-swap on the generation, and what
+loses is dropped or revoked, never written over what is newer. Consents are made elsewhere; here they are only asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from mcp_identity.broker.access import require_access
+from mcp_identity.broker.answers import TokenReleased
+from mcp_identity.broker.audit import Call
+from mcp_identity.broker.plan import Plan
+from mcp_identity.broker.refresh import Refresher
+from mcp_identity.broker.release import release_token
+from mcp_identity.broker.services import Services
+from mcp_identity.broker.tasks import Owned
+from mcp_identity.domain.audit import AuditEvent
+from mcp_identity.domain.credentials import Flow, Grant, GrantState, Reason
+from mcp_identity.domain.errors import AccessDenied, Conflict, UpstreamError
+from mcp_identity.vault.records import Records
+from mcp_identity.vault.records.grants import grant_key_hash
+
+_ROUNDS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsConsent:
+    """Only the user can help.
+
+    Attributes:
+        reason: Why.
+        scopes: What to ask for: what is needed and what is already granted.
+        missing: What is needed and not granted.
+    """
+
+    reason: Reason
+    scopes: frozenset[str]
+    missing: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stale:
+    """There is a way to a fresh token without the user."""
+
+    grant: Grant | None
+
+
+@dataclass(frozen=True, slots=True)
+class _AskAccess:
+    """The token that would leave may do more than was decided on."""
+
+    scopes: frozenset[str]
+
+
+class Tokens:
+    """Serves tokens to principals."""
+
+    def __init__(self, services: Services) -> None:
+        """Nothing is under way yet."""
+        self._services = services
+        self._refresher = Refresher(services)
+        self._under_way: dict[bytes, Owned[int]] = {}
+
+    async def get(self, call: Call, plan: Plan) -> TokenReleased | NeedsConsent:
+        """Serve a token, or say that the user must be asked.
+
+        Raises:
+            AccessDenied: If the principal may not, or the release mode keeps the token here.
+            UpstreamError: If it had to be obtained and could not be, and no token that still lives can be served instead.
+            IdentityError: As the vault and the release say.
+        """
+        allowed = plan.scopes
+        require_access(call.principal, call.action, plan.provider, allowed)
+        obtained = 0
+        failed: UpstreamError | None = None
+        for _ in range(_ROUNDS):
+            unit = self._serving(call, plan, allowed, obtained, serve_alive=failed is not None)
+            found = await self._services.vault.run(unit, _event(call, plan))
+            match found:
+                case TokenReleased() | NeedsConsent():
+                    return found
+                case _AskAccess():
+                    allowed |= found.scopes
+                    require_access(call.principal, call.action, plan.provider, allowed)
+                case _Stale():
+                    if failed is not None:
+                        raise failed
+                    try:
+                        obtained = await self._obtain(call, plan, found.grant)
+                    except UpstreamError as error:
+                        failed = error
+        raise Conflict(f"the grant at {plan.provider.name} keeps changing; ask again", retryable=True)
+
+    def _serving(
+        self, call: Call, plan: Plan, allowed: frozenset[str], obtained: int, *, serve_alive: bool
+    ) -> Callable[[Records], TokenReleased | NeedsConsent | _Stale | _AskAccess]:
+        def unit(records: Records) -> TokenReleased | NeedsConsent | _Stale | _AskAccess:
+            require_current(records, call, plan)
+            grant = records.find_grant(plan.key)
+            outcome = _judge(plan, grant, records, obtained, serve_alive=serve_alive)
+            if outcome is not None:
+                return outcome
+            if grant is None or grant.tokens is None:
+                raise Conflict("the grant is being made; ask again", retryable=True)
+            if not grant.tokens.scopes <= allowed:
+                return _AskAccess(grant.tokens.scopes)
+            released = release_token(
+                call.principal,
+                plan.provider,
+                grant,
+                default_release=self._services.default_release,
+                missing_scopes=plan.scopes - grant.tokens.scopes,
+                refreshed=bool(obtained),
+            )
+            detail = {"missing_scopes": " ".join(released.missing_scopes)} if released.missing_scopes else {}
+            event = call.event(provider=plan.provider.name, flow=plan.flow.value, scopes=grant.tokens.scopes)
+            records.append_audit(replace(event, detail=detail))
+            return released
+
+        return unit
+
+    async def _obtain(self, call: Call, plan: Plan, seen: Grant | None) -> int:
+        """Obtain a token once, for every caller in this process that waits for the same grant.
+
+        Returns:
+            The generation that answers these calls.
+        """
+        name = grant_key_hash(plan.key)
+        owned = self._under_way.get(name)
+        if owned is None:
+
+            async def work() -> int:
+                try:
+                    return await self._refresher.obtain(call, plan, seen.generation if seen else 0)
+                finally:
+                    del self._under_way[name]
+
+            owned = self._under_way[name] = self._services.tasks.start(work)
+        return await owned.wait()
+
+
+def require_current(records: Records, call: Call, plan: Plan) -> None:
+    """Check, inside the unit, that what was decided on still stands.
+
+    Raises:
+        Conflict: If the provider was changed or removed meanwhile.
+        AccessDenied: If the workload was.
+    """
+    provider = records.find_provider(plan.provider.tenant, plan.provider.name)
+    if provider != plan.provider:
+        raise Conflict(f"the provider {plan.provider.name} was changed meanwhile; ask again", retryable=True)
+    workload = records.find_workload_id(call.principal.tenant, call.principal.workload.id)
+    if workload is None or workload.disabled or workload.epoch != call.principal.workload.epoch:
+        raise AccessDenied("the workload was changed or removed meanwhile")
+
+
+def _judge(
+    plan: Plan, grant: Grant | None, records: Records, obtained: int, *, serve_alive: bool
+) -> NeedsConsent | _Stale | None:
+    """What to do with the grant as it stands; None to serve it."""
+    usable = grant is not None and grant.tokens is not None and grant.state is GrantState.ACTIVE
+    if grant is None or grant.tokens is None or not usable:
+        return _Stale(grant) if plan.flow is Flow.M2M else _ask(plan, grant)
+    tokens, now, asked = grant.tokens, records.now, plan.request.minimum_lifetime_seconds
+    if plan.flow is not Flow.M2M and not plan.scopes <= tokens.scopes | tokens.declined_scopes:
+        return NeedsConsent(Reason.MISSING_SCOPES, plan.scopes | tokens.scopes, plan.scopes - tokens.scopes)
+    just_obtained = bool(obtained) and grant.generation >= obtained
+    alive = tokens.is_alive(now)
+    if just_obtained or tokens.is_fresh(now, asked) or (alive and (serve_alive or not tokens.may_refresh(now))):
+        return None
+    ended = tokens.refresh_expires_at is not None and tokens.refresh_expires_at <= now
+    if plan.flow is Flow.M2M or (tokens.refresh_token is not None and not ended):
+        return _Stale(grant)
+    if alive and asked is None:
+        return None
+    return NeedsConsent(Reason.EXPIRED, plan.scopes | tokens.scopes, frozenset())
+
+
+def _ask(plan: Plan, grant: Grant | None) -> NeedsConsent:
+    reason = Reason.NO_GRANT
+    granted: frozenset[str] = frozenset()
+    if grant is not None and grant.state is not GrantState.PENDING:
+        reason = grant.reason or (Reason.REVOKED if grant.state is GrantState.REVOKED else Reason.EXPIRED)
+        granted = grant.tokens.scopes if grant.tokens else frozenset()
+    return NeedsConsent(reason, plan.scopes | granted, plan.scopes)
+
+
+def _event(call: Call, plan: Plan) -> AuditEvent:
+    return call.event(provider=plan.provider.name, flow=plan.flow.value, scopes=plan.scopes)

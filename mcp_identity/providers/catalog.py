@@ -1,0 +1,114 @@
+"""Which vendors do we know, and what do a vendor's facts become with an operator's settings filled in?
+
+Reads `data/<vendor>.toml`, one file a vendor, and substitutes validated settings. Holds no secret, opens no connection and
+makes no exception for any vendor: what is special about one stands in its file. Trusts the files, which ship with us, and
+not the settings: a value enters a URL only after its whole has matched the file's pattern.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any
+
+from mcp_identity.domain.errors import InvalidRequest
+from mcp_identity.domain.provider import Dialect, Endpoints, ProviderDefinition, ResolvedDefinition, Setting
+
+MAXIMUM_SETTING_LENGTH = 512
+
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+
+
+@cache
+def load() -> Mapping[str, ProviderDefinition]:
+    """All provider definitions by name, sorted."""
+    folder = files("mcp_identity.providers") / "data"
+    found = (
+        ProviderDefinition.model_validate(tomllib.loads(entry.read_text("utf-8")))
+        for entry in folder.iterdir()
+        if entry.name.endswith(".toml")
+    )
+    return MappingProxyType({definition.name: definition for definition in sorted(found, key=lambda each: each.name)})
+
+
+def find(name: str) -> ProviderDefinition | None:
+    """The definition of this name, or None."""
+    return load().get(name)
+
+
+def get(name: str) -> ProviderDefinition:
+    """The definition of this name.
+
+    Raises:
+        InvalidRequest: If there is none; the message names those that look alike.
+    """
+    definition = find(name)
+    if definition is None:
+        near = get_close_matches(name[:128].lower(), load(), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(load())}"
+        raise InvalidRequest(f"no vendor is called {name[:64]!r}; {hint}")
+    return definition
+
+
+def resolve(definition: ProviderDefinition, settings: Mapping[str, str]) -> ResolvedDefinition:
+    """Fill a definition's settings in and apply the variants that they choose.
+
+    Args:
+        definition: The vendor's facts.
+        settings: What the operator set, by field.
+
+    Returns:
+        Endpoints, dialect and flows in force, with every setting, defaults included.
+
+    Raises:
+        InvalidRequest: If a field is unknown, required and missing, or its value is not what the file allows. The message
+            names the field and an example.
+    """
+    unknown = sorted(set(settings) - set(definition.settings))
+    if unknown:
+        known = ", ".join(sorted(definition.settings)) or "none"
+        raise InvalidRequest(f"{definition.name} has no setting {unknown[0][:64]!r}; its settings are: {known}")
+    values = {field: _value(field, setting, settings.get(field)) for field, setting in definition.settings.items()}
+    endpoints: dict[str, Any] = definition.endpoints.model_dump()
+    dialect: dict[str, Any] = definition.dialect.model_dump()
+    flows = definition.flows
+    for variant in definition.variants:
+        if all(values.get(field) == value for field, value in variant.when.items()):
+            endpoints |= variant.endpoints
+            dialect |= variant.dialect
+            flows = variant.flows or flows
+    return ResolvedDefinition(
+        endpoints=Endpoints.model_validate({name: _fill(url, values) for name, url in endpoints.items()}),
+        dialect=Dialect.model_validate({name: _filled(value, values) for name, value in dialect.items()}),
+        flows=flows,
+        settings=values,
+    )
+
+
+def _value(field: str, setting: Setting, value: str | None) -> str:
+    example = setting.example or " | ".join(setting.choices)
+    hint = f"{setting.description}{f', e.g. {example}' if example else ''}"
+    value = setting.default if value is None else value
+    if value is None:
+        raise InvalidRequest(f"the setting {field!r} is required: {hint}")
+    if value == setting.default:
+        return value
+    # An empty pattern allows nothing: a setting without choices says what it takes.
+    allowed = value in setting.choices if setting.choices else re.fullmatch(setting.pattern, value, re.ASCII) is not None
+    if len(value) > MAXIMUM_SETTING_LENGTH or not allowed:
+        raise InvalidRequest(f"the setting {field!r} has a value that is not allowed: {hint}")
+    return value
+
+
+def _fill(text: str, values: Mapping[str, str]) -> str:
+    """Replace `{field}`; one pass, so a value that looks like a placeholder stays what it is."""
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], text)
+
+
+def _filled(value: Any, values: Mapping[str, str]) -> Any:
+    return _fill(value, values) if isinstance(value, str) else value

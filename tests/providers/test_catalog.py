@@ -1,0 +1,214 @@
+"""The catalogue: every file is sound, and settings fill it in or are refused by name."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+import pytest
+
+from mcp_identity.domain.credentials import Flow
+from mcp_identity.domain.errors import InvalidRequest
+from mcp_identity.domain.provider import Dialect, Endpoints, ProviderDefinition, ProviderKind, Setting, Variant
+from mcp_identity.oauth.authorization import check_agent_parameters
+from mcp_identity.oauth.urls import check_url
+from mcp_identity.providers import catalog
+
+EXAMPLES = {
+    "microsoft": {"tenant": "11111111-2222-3333-4444-555555555555"},
+    "custom": {
+        "authorization_url": "https://idp.example.com/authorize",
+        "token_url": "https://idp.example.com/token",
+    },
+}
+VENDORS = ["api-key", "custom", "github", "google", "microsoft", "salesforce", "slack"]
+
+
+def test_the_catalogue_knows_its_vendors_in_order_and_is_read_once() -> None:
+    assert list(catalog.load()) == VENDORS
+    assert catalog.load() is catalog.load()
+
+
+@pytest.mark.parametrize("name", VENDORS)
+def test_a_file_is_named_after_its_vendor_and_says_when_and_against_what_it_was_checked(name: str) -> None:
+    definition = catalog.get(name)
+    assert definition.name == name
+    assert definition.title
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", definition.checked)
+    assert name == "api-key" or check_url(definition.documentation)
+    assert not definition.register_url or definition.register_url.startswith("https://")
+
+
+@pytest.mark.parametrize("name", [name for name in VENDORS if name != "api-key"])
+def test_a_vendors_endpoints_are_https_and_its_fields_fit_together(name: str) -> None:
+    definition = catalog.get(name)
+    resolved = catalog.resolve(definition, EXAMPLES.get(name, {}))
+    for url in resolved.endpoints.model_dump().values():
+        assert not url or check_url(url)
+    assert resolved.endpoints.token
+    assert definition.client_authentication
+    assert (Flow.USER_FEDERATION in resolved.flows) == bool(resolved.endpoints.authorization)
+    dialect = resolved.dialect
+    assert dialect.revocation_style == "none" or name == "custom" or resolved.endpoints.revocation
+    assert not dialect.id_token or name == "custom" or (resolved.endpoints.issuer and resolved.endpoints.jwks)
+    for parameter, pattern in dialect.agent_parameters.items():
+        re.compile(pattern)
+        with pytest.raises(InvalidRequest):
+            check_agent_parameters(dialect, ((parameter, "x\r\ny"),))
+
+
+@pytest.mark.parametrize("name", VENDORS)
+def test_every_choice_of_every_setting_resolves(name: str) -> None:
+    definition = catalog.get(name)
+    for field, setting in definition.settings.items():
+        for value in (*setting.choices, *([setting.example] if setting.example else [])):
+            assert catalog.resolve(definition, EXAMPLES.get(name, {}) | {field: value}).settings[field] == value
+
+
+def test_an_api_key_has_no_flows() -> None:
+    definition = catalog.get("api-key")
+    assert definition.kind is ProviderKind.API_KEY
+    assert catalog.resolve(definition, {}).flows == ()
+
+
+def test_an_unknown_vendor_is_refused_naming_those_that_look_alike() -> None:
+    assert catalog.find("gogle") is None
+    with pytest.raises(InvalidRequest) as failure:
+        catalog.get("gogle")
+    assert "did you mean google?" in failure.value.message
+    with pytest.raises(InvalidRequest) as failure:
+        catalog.get("zzz" * 1000)
+    assert "known are api-key, custom, github" in failure.value.message
+
+
+def test_an_unknown_setting_is_refused_naming_the_known_ones() -> None:
+    with pytest.raises(InvalidRequest) as failure:
+        catalog.resolve(catalog.get("slack"), {"tokn": "user"})
+    assert failure.value.code == "invalid_request"
+    assert "'tokn'" in failure.value.message
+    assert "pkce, token" in failure.value.message
+    with pytest.raises(InvalidRequest):
+        catalog.resolve(catalog.get("google"), {"tenant": "x"})
+
+
+def test_a_missing_required_setting_is_refused_with_an_example() -> None:
+    with pytest.raises(InvalidRequest) as failure:
+        catalog.resolve(catalog.get("microsoft"), {})
+    assert "'tenant' is required" in failure.value.message
+    assert "11111111-2222-3333-4444-555555555555" in failure.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("microsoft", "tenant", "../evil"),
+        ("microsoft", "tenant", "common/../x"),
+        ("microsoft", "tenant", "COMMON"),
+        ("microsoft", "tenant", ""),
+        ("microsoft", "tenant", "11111111-2222-3333-4444-555555555555\n"),
+        ("salesforce", "domain", "evil.example"),
+        ("salesforce", "domain", "login.salesforce.com.evil.example"),
+        ("salesforce", "domain", "login.salesforce.com/x"),
+        ("salesforce", "domain", "evil.example/.my.salesforce.com"),
+        ("salesforce", "domain", "evil.example#.my.salesforce.com"),
+        ("salesforce", "domain", "a@b.my.salesforce.com"),
+        ("salesforce", "domain", "acme.my.salesforce.com:444"),
+        ("salesforce", "domain", "{domain}"),
+        ("slack", "token", "both"),
+        ("github", "app", ""),
+        ("custom", "token_url", "ftp://idp.example.com"),
+        ("custom", "token_url", "https://a@b/"),
+        ("custom", "token_url", "https://idp.example.com/{issuer}"),
+        ("custom", "token_url", "https://idp.example.com/#x"),
+        ("custom", "token_url", "https://" + "x" * 600),
+        ("custom", "issuer", "https://idp.example.com/?x"),
+        ("custom", "flows", "m2m"),
+    ],
+)
+def test_a_value_enters_a_url_only_as_the_file_allows(name: str, field: str, value: str) -> None:
+    with pytest.raises(InvalidRequest) as failure:
+        catalog.resolve(catalog.get(name), {field: value})
+    assert repr(field) in failure.value.message
+    assert "e.g." in failure.value.message
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        "login.salesforce.com",
+        "test.salesforce.com",
+        "acme.my.salesforce.com",
+        "acme--dev.sandbox.my.salesforce.com",
+        "a.my.salesforce.com",
+    ],
+)
+def test_salesforce_is_asked_at_the_orgs_own_host(domain: str) -> None:
+    endpoints = catalog.resolve(catalog.get("salesforce"), {"domain": domain}).endpoints
+    assert endpoints.token == f"https://{domain}/services/oauth2/token"
+    assert {urlsplit(url).hostname for url in (endpoints.authorization, endpoints.revocation)} == {domain}
+
+
+@pytest.mark.parametrize(("choice", "flows"), [("M2M", (Flow.M2M,)), ("USER_FEDERATION", (Flow.USER_FEDERATION,))])
+def test_the_custom_vendor_offers_the_flows_that_were_chosen(choice: str, flows: tuple[Flow, ...]) -> None:
+    definition = catalog.get("custom")
+    assert catalog.resolve(definition, {"flows": choice}).flows == flows
+    assert catalog.resolve(definition, {}).flows == (Flow.M2M, Flow.USER_FEDERATION)
+
+
+def test_the_custom_vendors_endpoints_are_what_the_operator_set() -> None:
+    settings = {"issuer": "https://idp.example.com", "token_url": "http://127.0.0.1:9/token"}
+    endpoints = catalog.resolve(catalog.get("custom"), settings).endpoints
+    assert endpoints == Endpoints(issuer="https://idp.example.com", token="http://127.0.0.1:9/token")
+    assert catalog.resolve(catalog.get("custom"), settings).dialect.audience_parameter == "audience"
+
+
+MADE_UP = ProviderDefinition(
+    name="made-up",
+    title="Made up",
+    flows=(Flow.M2M,),
+    settings={
+        "region": Setting(description="where", pattern="[a-z{}]+", example="eu"),
+        "mode": Setting(description="how", choices=("a", "b"), default="a"),
+        "closed": Setting(description="nothing fits", default="x"),
+    },
+    endpoints=Endpoints(token="https://{region}.example/token"),
+    dialect=Dialect(token_headers={"X": "{region}"}, token_path="{mode}", scope_separator=","),
+    variants=(
+        Variant(when={"mode": "b"}, endpoints={"token": "https://b-{region}.example/"}, dialect={"pkce": False}),
+        Variant(when={"mode": "b", "region": "us"}, dialect={"scope_separator": ";"}, flows=(Flow.USER_FEDERATION,)),
+    ),
+)
+
+
+def test_variants_replace_what_they_name_and_later_ones_win() -> None:
+    plain = catalog.resolve(MADE_UP, {"region": "eu"})
+    assert (plain.endpoints.token, plain.dialect.pkce, plain.flows) == ("https://eu.example/token", True, (Flow.M2M,))
+    one = catalog.resolve(MADE_UP, {"region": "eu", "mode": "b"})
+    assert (one.endpoints.token, one.dialect.pkce, one.dialect.scope_separator) == ("https://b-eu.example/", False, ",")
+    two = catalog.resolve(MADE_UP, {"region": "us", "mode": "b"})
+    assert (two.dialect.pkce, two.dialect.scope_separator, two.flows) == (False, ";", (Flow.USER_FEDERATION,))
+    assert two.settings == {"region": "us", "mode": "b", "closed": "x"}
+
+
+def test_a_value_that_looks_like_a_placeholder_stays_what_it_is() -> None:
+    assert catalog.resolve(MADE_UP, {"region": "{mode}"}).endpoints.token == "https://{mode}.example/token"
+
+
+def test_placeholders_are_filled_in_the_dialects_texts_too() -> None:
+    assert catalog.resolve(MADE_UP, {"region": "eu", "mode": "b"}).dialect.token_path == "b"
+
+
+def test_a_setting_with_neither_pattern_nor_choices_takes_only_its_default() -> None:
+    with pytest.raises(InvalidRequest):
+        catalog.resolve(MADE_UP, {"region": "eu", "closed": "y"})
+
+
+@pytest.mark.parametrize("name", VENDORS)
+def test_every_placeholder_names_a_setting(name: str) -> None:
+    definition = catalog.get(name)
+    text = definition.model_dump_json(include={"endpoints", "variants"})
+    assert set(re.findall(r"\{([a-z_]+)\}", text)) <= set(definition.settings)
+    for variant in definition.variants:
+        assert set(variant.when) <= set(definition.settings)
+        assert set(variant.endpoints) <= set(Endpoints.model_fields)
+        assert set(variant.dialect) <= set(Dialect.model_fields)

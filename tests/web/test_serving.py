@@ -1,0 +1,105 @@
+"""What the port gives away, on the wire and in the logs, when uvicorn is behind it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import anyio
+import httpx2
+import pytest
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from mcp_identity.web.serving import claim, serving
+
+if TYPE_CHECKING:
+    from tests.web.conftest import FakeDesk, Processes
+
+SESSION = "0123456789abcdefghijklmnopqrstuvwxyzABCDE-_"
+NOBODY = 65533
+
+
+@pytest.mark.parametrize("failing", [False, True])
+async def test_nothing_of_a_query_is_logged_or_printed_at_any_level(
+    processes: Processes,
+    desk: FakeDesk,
+    failing: bool,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    if failing:
+        desk.callback_error = ValueError("canary-message")
+    for name in ("", "mcp_identity", "uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
+        caplog.set_level(1, name)
+    async with processes.start(desk) as (listener, _):
+        await listener.ensure_open()
+        url = f"http://127.0.0.1:{listener.port}/oauth2/callback/p1?code=canary-code&state=canary-state"
+        reader, writer = await _raw(listener.port, f"GET {url.partition(str(listener.port))[2]}", cookie="canary-cookie")
+        assert f" {500 if failing else 303} " in reader
+        assert "canary" not in writer
+    assert len(desk.callbacks) == 1
+    assert "canary" not in caplog.text
+    assert "canary" not in "".join(capfd.readouterr())
+    assert not failing or "ValueError" in caplog.text
+
+
+async def _raw(port: int, request_line: str, cookie: str) -> tuple[str, str]:
+    """Speak HTTP by hand, so that no client's own log is in the way; the status line, and all of the answer."""
+    async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+        head = (
+            f"{request_line} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nCookie: mid_consent_x={cookie}\r\nConnection: close\r\n\r\n"
+        )
+        await stream.send(head.encode())
+        answer = b""
+        while True:
+            try:
+                answer += await stream.receive()
+            except anyio.EndOfStream:
+                break
+    text = answer.decode()
+    return text.partition("\r\n")[0], text
+
+
+async def test_answers_name_no_server_software(processes: Processes, desk: FakeDesk) -> None:
+    async with processes.start(desk) as (listener, _):
+        await listener.ensure_open()
+        _, answer = await _raw(listener.port, "GET /healthz", cookie="x")
+    assert "\r\nserver:" not in answer.lower()
+
+
+async def test_the_peer_is_the_sockets_whatever_a_header_says() -> None:
+    async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+        await JSONResponse([scope["client"][0], scope["scheme"]])(scope, receive, send)
+
+    sockets = claim(0)
+    assert sockets is not None
+    async with serving(echo, sockets), httpx2.AsyncClient(trust_env=False) as client:
+        headers = {"x-forwarded-for": "192.0.2.1", "x-forwarded-proto": "https", "forwarded": "for=192.0.2.1"}
+        answer = await client.get(f"http://127.0.0.1:{sockets[0].getsockname()[1]}/", headers=headers)
+    assert answer.json() == ["127.0.0.1", "http"]
+
+
+async def test_an_endless_header_is_cut_off(processes: Processes, desk: FakeDesk) -> None:
+    async with processes.start(desk) as (listener, _):
+        await listener.ensure_open()
+        async with await anyio.connect_tcp("127.0.0.1", listener.port) as stream:
+            await stream.send(b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 100_000)
+            assert (await stream.receive()).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.getuid() != 0, reason="only root on Linux can start a program as another user"
+)
+async def test_a_program_of_another_user_gets_nothing(processes: Processes, desk: FakeDesk) -> None:
+    program = (
+        'exec 3<>"/dev/tcp/127.0.0.1/$0"; printf "GET /consent/%s HTTP/1.1\\r\\nHost: 127.0.0.1:%s\\r\\n\\r\\n" "$1" "$0" >&3; '
+        "read -t 10 -u 3 line; echo $line"
+    )
+    async with processes.start(desk) as (listener, _):
+        await listener.ensure_open()
+        command = ["bash", "-c", program, str(listener.port), SESSION]
+        theirs = await anyio.run_process(command, user=NOBODY, cwd="/")
+        ours = await anyio.run_process(command)
+    assert (theirs.stdout.split()[1], ours.stdout.split()[1]) == (b"403", b"200")
