@@ -1,1 +1,7 @@
 """Identity for AI agents over the Model Context Protocol."""
+
+from __future__ import annotations
+
+__all__ = ["__version__"]
+
+__version__ = "0.1.0"

@@ -1,36 +1,49 @@
 """How the parts are put together: settings in, the running graph out.
 
 `prepare` does what takes time and may fail (imports, keys, schema) and may run on any thread; `running` starts the owned
-work and the consent page on the event loop. Every edge gets its broker here and nowhere else.
+work and the consent page on the event loop. Every edge gets its broker here and nowhere else. Heavy libraries are imported
+inside functions, because a stdio server answers `tools/list` before it needs them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import gc
 import os
+import signal
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 import anyio.to_thread
 
-from mcp_identity.broker.broker import Broker
-from mcp_identity.broker.services import Limits, Services
-from mcp_identity.broker.tasks import OwnedTasks
-from mcp_identity.domain.clock import Clock, Entropy
-from mcp_identity.domain.http import HttpRequest, HttpResponse
-from mcp_identity.domain.identity import User
-from mcp_identity.settings import Settings, key_reference
-from mcp_identity.transport import Transport
-from mcp_identity.vault.opening import KeySource, VaultLocation
-from mcp_identity.vault.vault import Vault, open_vault
-from mcp_identity.web.listener import LoopbackListener
+from mcp_identity.domain.errors import ConfigurationError, IdentityError, StorageError
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from mcp_identity.broker.broker import Broker
+    from mcp_identity.broker.tasks import OwnedTasks
+    from mcp_identity.domain.clock import Clock, Entropy
+    from mcp_identity.domain.http import HttpRequest, HttpResponse
+    from mcp_identity.domain.identity import User
+    from mcp_identity.settings import Settings
+    from mcp_identity.tools.caller import Local
+    from mcp_identity.transport import Transport
+    from mcp_identity.vault.opening import VaultLocation
+    from mcp_identity.vault.vault import Vault
+    from mcp_identity.web.listener import LoopbackListener
+
 GRACE_SECONDS = 10.0
+"""How long a shutdown waits for owned work."""
+HOST_GRACE_SECONDS = 2.0
+"""How long an MCP host waits after closing our input before it kills us."""
+_WARM_AFTER_SECONDS = 1.0
+EXIT_STORAGE, EXIT_CONFIGURATION = 74, 78
 
 
 class SystemClock:
@@ -110,6 +123,9 @@ class Prepared:
 
 def vault_location(settings: Settings) -> VaultLocation:
     """Where the vault of these settings is."""
+    from mcp_identity.settings import key_reference
+    from mcp_identity.vault.opening import KeySource, VaultLocation
+
     key = KeySource(*key_reference(settings.key)) if settings.key else None
     return VaultLocation(settings.home, key, os.urandom(16).hex(), settings.database_path)
 
@@ -129,6 +145,13 @@ def prepare(
         ConfigurationError: If key and vault do not fit together.
         StorageError: If the vault cannot be opened.
     """
+    from mcp_identity.broker.broker import Broker
+    from mcp_identity.broker.services import Limits, Services
+    from mcp_identity.broker.tasks import OwnedTasks
+    from mcp_identity.transport import Transport
+    from mcp_identity.vault.vault import open_vault
+    from mcp_identity.web.listener import LoopbackListener
+
     clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
     vault = open_vault(vault_location(settings), clock, entropy, initialise=initialise)
     transport, tasks = Transport(), OwnedTasks()
@@ -185,3 +208,106 @@ async def open(settings: Settings, *, initialise: bool = False) -> AsyncGenerato
     prepared = await anyio.to_thread.run_sync(lambda: prepare(settings, initialise=initialise))
     async with running(prepared) as graph:
         yield graph
+
+
+def serve_stdio(load: Callable[[], Settings], configure_logging: Callable[[Settings], None], *, version: str) -> NoReturn:
+    """Serve MCP on stdin and stdout until the input ends or a signal comes; does not return.
+
+    The transport listens first. The settings, the key and the schema are checked on a thread once the first list was
+    answered, or a second has passed; no tool answers before. The SDK reads stdin in a thread that nothing can interrupt, so
+    the process ends by `os._exit` after everything was drained.
+
+    Args:
+        load: Reads the settings.
+        configure_logging: Sets logging up, to stderr.
+        version: Of the product.
+    """
+    from mcp_identity.tools.caller import StdioCaller
+    from mcp_identity.tools.server import build_server
+
+    gc.freeze()  # what was imported stays; it is never looked at again
+    gc.enable()
+
+    async def main() -> None:
+        process = _StdioProcess(load, configure_logging)
+        server = build_server(StdioCaller(process.local), version=version, handled=process.warm_up)
+        async with anyio.create_task_group() as group:
+            group.start_soon(process.watch_signals)
+            group.start_soon(process.run, group)
+            await server.run_stdio_async()
+            process.end(HOST_GRACE_SECONDS)
+
+    anyio.run(main)
+    _exit(0)
+
+
+def _exit(code: int) -> NoReturn:
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class _StdioProcess:
+    """The life of a process that serves one MCP host."""
+
+    def __init__(self, load: Callable[[], Settings], configure_logging: Callable[[Settings], None]) -> None:
+        self._load = load
+        self._configure_logging = configure_logging
+        self._wanted = anyio.Event()
+        self._opened = anyio.Event()
+        self._ending = anyio.Event()
+        self._grace_seconds = GRACE_SECONDS
+        self._graph: Graph | None = None
+
+    def warm_up(self) -> None:
+        """Begin to open the vault now."""
+        self._wanted.set()
+
+    async def local(self) -> Local:
+        """What tools work with, once key and schema are checked."""
+        from mcp_identity.tools.caller import Local
+
+        self.warm_up()
+        await self._opened.wait()
+        graph = self._graph
+        if graph is None:
+            raise RuntimeError("opened without a graph")
+        return Local(graph.broker, graph.user, graph.settings.workload)
+
+    def end(self, grace_seconds: float) -> None:
+        """Begin to end: take nothing new, and wait so long for owned work."""
+        self._grace_seconds = grace_seconds
+        self.warm_up()
+        self._ending.set()
+
+    async def watch_signals(self) -> None:
+        """End cleanly on SIGINT and SIGTERM."""
+        if sys.platform == "win32":
+            return
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                self.end(GRACE_SECONDS)
+
+    async def run(self, group: TaskGroup) -> None:
+        """Open the vault, serve until the end, and let go."""
+        with anyio.move_on_after(_WARM_AFTER_SECONDS):
+            await self._wanted.wait()
+        if not self._ending.is_set():
+            prepared = await anyio.to_thread.run_sync(self._prepare)
+            if isinstance(prepared, IdentityError):
+                print(f"error: {prepared.message} [{prepared.code}]", file=sys.stderr)  # noqa: T201 - the host shows stderr
+                storage = isinstance(prepared, StorageError)
+                _exit(EXIT_STORAGE if storage else EXIT_CONFIGURATION)
+            async with running(prepared, lambda: self._grace_seconds) as self._graph:
+                self._opened.set()
+                await self._ending.wait()
+        group.cancel_scope.cancel()
+        _exit(0)
+
+    def _prepare(self) -> Any:
+        """The prepared graph, or why there is none; on a thread."""
+        try:
+            settings = self._load()
+            self._configure_logging(settings)
+            return prepare(settings)
+        except (ConfigurationError, StorageError, IdentityError) as error:
+            return error

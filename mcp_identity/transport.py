@@ -18,6 +18,7 @@ import ssl
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from socket import SOCK_STREAM
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -245,6 +246,7 @@ class _NotConnected(Exception):
         super().__init__()
 
 
+@cache
 def default_context() -> ssl.SSLContext:
     """The operating system's trust store, and TLS 1.2 at least."""
     import httpx2

@@ -9,6 +9,7 @@ from __future__ import annotations
 from mcp_identity.domain.errors import AccessDenied
 from mcp_identity.domain.identity import Principal
 from mcp_identity.domain.provider import CredentialProvider
+from mcp_identity.vault.records import Records
 
 
 def require_access(principal: Principal, action: str, provider: CredentialProvider, scopes: frozenset[str]) -> None:
@@ -28,3 +29,14 @@ def require_access(principal: Principal, action: str, provider: CredentialProvid
         raise AccessDenied(f"the workload {principal.workload.name} is disabled")
     if provider.disabled:
         raise AccessDenied(f"{action}: the provider {provider.name} is disabled")
+
+
+def require_workload(records: Records, principal: Principal) -> None:
+    """Check, inside the unit, that the workload is still what it was when the principal was verified.
+
+    Raises:
+        AccessDenied: If it was changed, disabled or removed.
+    """
+    workload = records.find_workload_id(principal.tenant, principal.workload.id)
+    if workload is None or workload.disabled or workload.epoch != principal.workload.epoch:
+        raise AccessDenied(f"the workload {principal.workload.name} was changed, disabled or removed")

@@ -198,6 +198,21 @@ class ProviderCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageReport:
+    """What a look at the whole vault found.
+
+    Attributes:
+        schema_version: The version of its tables.
+        problems: What SQLite's own check says is damaged; empty for an intact file.
+        unreadable: How many providers and grants do not authenticate.
+    """
+
+    schema_version: int
+    problems: tuple[str, ...]
+    unreadable: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderSpec:
     """What an operator says of a provider; None leaves a field as it is (update) or at its default (add).
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.clock import Entropy
-from mcp_identity.domain.errors import clean_text
+from mcp_identity.domain.errors import IdentityError, clean_text
 from mcp_identity.domain.identity import Principal
+from mcp_identity.vault.vault import Vault
 
+T = TypeVar("T")
 NAME_LIMIT = 128
 
 
@@ -60,3 +64,24 @@ class Call:
 def new_call(principal: Principal, action: str, entropy: Entropy) -> Call:
     """Begin a call."""
     return Call(principal, action, entropy.random_bytes(8).hex())
+
+
+async def audited(vault: Vault, call: Call, work: Callable[[], Awaitable[T]], *, provider: str = "") -> T:
+    """Run a verb; a refusal that no unit has written down is written down here, before it is told."""
+    try:
+        return await work()
+    except IdentityError as error:
+        await write_refusal(vault, call, error, provider=provider)
+        raise
+
+
+async def write_refusal(vault: Vault, call: Call, error: IdentityError, *, provider: str = "") -> None:
+    """See to it that the trail has a refusal, once.
+
+    Raises:
+        AuditUnavailable: If it cannot be written.
+    """
+    if not error.audited:
+        event = call.event(provider=provider, outcome=error.code)
+        await vault.run(lambda records: records.append_audit(event))
+        error.audited = True

@@ -20,6 +20,7 @@ from mcp_identity.broker.answers import ConsentRequired
 from mcp_identity.broker.audit import Call
 from mcp_identity.broker.exchange import Exchange, Exchanger
 from mcp_identity.broker.plan import Plan, consent_digest, definition_of, dialect_of, host_of
+from mcp_identity.broker.progress import standing
 from mcp_identity.broker.services import Services
 from mcp_identity.broker.sessions import COOKIE_ID_LENGTH, grant_key, redirect_uri, require_unchanged, session_event
 from mcp_identity.broker.tokens import NeedsConsent, require_current
@@ -114,18 +115,34 @@ class Consents:
             return session
 
         session = await self._services.vault.run(unit, event)
+        return self._link(plan, session, needs.missing)
+
+    async def again(self, call: Call, plan: Plan, session: ConsentSession) -> ConsentRequired:
+        """Give the link of an open session once more."""
+        request = session.request
+        require_access(call.principal, call.action, plan.provider, request.scopes)
+        await self._services.front.ensure_open()
+        event = call.event(provider=plan.provider.name, flow=plan.flow.value, scopes=request.scopes)
+
+        def unit(records: Records) -> frozenset[str]:
+            require_current(records, call, plan)
+            grant = records.find_grant(grant_key(request))
+            records.append_audit(event.ending("consent_required", reason=request.reason.value))
+            return grant.tokens.scopes if grant is not None and grant.tokens is not None else frozenset()
+
+        granted = await self._services.vault.run(unit, event)
+        return self._link(plan, session, request.scopes - granted)
+
+    def _link(self, plan: Plan, session: ConsentSession, missing: frozenset[str]) -> ConsentRequired:
+        base = self._services.front.base_url(plan.dialect.loopback_host)
         return ConsentRequired(
-            reason=needs.reason,
+            reason=session.request.reason,
             authorization_url=f"{base}/consent/{session.id}",
             session_uri=session.session_uri,
             expires_at=session.expires_at,
-            missing_scopes=tuple(sorted(needs.missing)),
-            provider=provider.name,
+            missing_scopes=tuple(sorted(missing)),
+            provider=plan.provider.name,
         )
-
-    def link(self, session: ConsentSession, provider: CredentialProvider) -> str:
-        """The page of an open session."""
-        return f"{self._services.front.base_url(dialect_of(provider).loopback_host)}/consent/{session.id}"
 
     async def view(self, session_id: str) -> ConsentView:
         """What the page shows; changes nothing.
@@ -143,12 +160,11 @@ class Consents:
             if provider is None:
                 raise ConsentNotFound(_GONE)
             grant = records.find_grant(grant_key(request))
-            waiting = session.state in (ConsentState.PENDING, ConsentState.STARTED)
-            late = waiting and session.expires_at <= records.now
+            state, error_code = standing(session, records.now)
             return ConsentView(
                 id=session.id,
-                state=ConsentState.EXPIRED if late else session.state,
-                error_code="consent_expired" if late else session.error_code,
+                state=state,
+                error_code=error_code,
                 workload=request.workload,
                 workload_verified=request.workload_verified,
                 user=request.user_display,
@@ -173,6 +189,7 @@ class Consents:
             ProviderMisconfigured: If the provider or the workload was changed since the link was given.
         """
         entropy = self._services.entropy
+        unknown = _stray_event("begin_consent")
         state, browser = random_token(entropy), random_token(entropy)
         verifier, nonce = Secret(random_token(entropy)), random_token(entropy)
 
@@ -182,13 +199,13 @@ class Consents:
                 raise ConsentNotFound(_GONE)
             request, event = session.request, session_event(session, "begin_consent")
             if session.expires_at <= records.now:
-                return _end(records, session, ConsentState.EXPIRED, ConsentExpired("the link has expired"), event)
+                return _end(records, session, ConsentExpired("the link has expired"), event)
             try:
                 provider = require_unchanged(records, request)
             except IdentityError as error:
-                return _end(records, session, ConsentState.FAILED, error, event)
+                return _end(records, session, error, event)
             dialect = dialect_of(provider)
-            sends_nonce = dialect.id_token and "openid" in request.scopes
+            sends_nonce = dialect.id_token and "openid" in request.scopes | frozenset(dialect.always_scopes)
             url = authorization_url(
                 provider.server,
                 provider.client_id,
@@ -209,7 +226,7 @@ class Consents:
             records.append_audit(event)
             return ConsentBegun(url, Secret(browser))
 
-        begun = await self._services.vault.run(unit)
+        begun = await self._services.vault.run(unit, unknown)
         if isinstance(begun, _Ended):
             raise begun.error
         return begun
@@ -228,36 +245,35 @@ class Consents:
         Raises:
             ConsentNotFound: If the callback belongs to no open session.
         """
+        return await self._services.tasks.run(lambda: self._receive(provider_id, parameters, browser_secrets))
+
+    async def _receive(
+        self, provider_id: str, parameters: Sequence[tuple[str, str]], browser_secrets: Mapping[str, str]
+    ) -> str:
+        """One piece of owned work: once the state is consumed, the exchange follows, whoever has hung up."""
         states = [value for name, value in parameters if name == "state"]
         state_hash = sha256(states[0].encode("utf-8", "replace")).digest() if len(states) == 1 else b""
 
-        def unit(records: Records) -> Exchange | _Ended | None:
+        def unit(records: Records) -> Exchange | _Ended:
             found = records.find_attempt(state_hash) if state_hash else None
             if found is None:
-                records.append_audit(_stray_event())
-                return None
+                raise ConsentNotFound(_GONE)
             session, attempt = found
             event = session_event(session, "callback")
             try:
                 exchange = self._accept(records, session, attempt, provider_id, parameters, browser_secrets)
             except IdentityError as error:
-                state = ConsentState.DENIED if isinstance(error, ConsentDenied) else ConsentState.FAILED
-                state = ConsentState.EXPIRED if isinstance(error, ConsentExpired) else state
-                return _end(records, session, state, error, event)
+                return _end(records, session, error, event)
             if not records.consume_state(session):
-                return None
+                raise ConsentNotFound(_GONE)
             records.append_audit(event)
             return exchange
 
-        outcome = await self._services.vault.run(unit, _stray_event())
-        match outcome:
-            case None:
-                raise ConsentNotFound(_GONE)
-            case _Ended():
-                return outcome.session_id
-            case Exchange():
-                await self._services.tasks.run(lambda: self._exchanger.finish(outcome))
-                return outcome.session.id
+        outcome = await self._services.vault.run(unit, _stray_event("callback"))
+        if isinstance(outcome, Exchange):
+            await self._exchanger.finish(outcome)
+            return outcome.session.id
+        return outcome.session_id
 
     def _accept(
         self,
@@ -314,20 +330,24 @@ class Consents:
             raise RateLimited("too many new links for this provider; wait a minute", retry_after_seconds=60)
 
 
-def _stray_event() -> AuditEvent:
-    return AuditEvent(
-        DEFAULT_TENANT, "", "", "", "", verified=False, edge="web", action="callback", outcome="consent_not_found"
-    )
+def _stray_event(action: str) -> AuditEvent:
+    """What the trail says of a browser that came for no session that is open."""
+    return AuditEvent(DEFAULT_TENANT, "", "", "", "", verified=False, edge="web", action=action)
 
 
-def _end(records: Records, session: ConsentSession, state: ConsentState, error: IdentityError, event: AuditEvent) -> _Ended:
-    records.end_session(session.id, state, error.code)
+def _end(records: Records, session: ConsentSession, error: IdentityError, event: AuditEvent) -> _Ended:
+    states: dict[type[IdentityError], ConsentState] = {
+        ConsentDenied: ConsentState.DENIED,
+        ConsentExpired: ConsentState.EXPIRED,
+    }
+    records.end_session(session.id, states.get(type(error), ConsentState.FAILED), error.code)
     records.append_audit(event.ending(error.code, why=error.message))
     return _Ended(session.id, error)
 
 
 def _request_hash(request: ConsentRequest) -> bytes:
     parts = [
+        request.workload_epoch,
         request.provider_row,
         request.configuration_digest,
         request.flow.value,

@@ -19,7 +19,7 @@ from mcp_identity.broker.sessions import redirect_uri
 from mcp_identity.broker.vendor import client_of, revoke_at_vendor
 from mcp_identity.domain.clock import random_token
 from mcp_identity.domain.credentials import Flow, Grant, GrantState, parse_scopes
-from mcp_identity.domain.errors import AccessDenied, Conflict, InvalidRequest
+from mcp_identity.domain.errors import AccessDenied, Conflict, InvalidRequest, VaultCorrupt
 from mcp_identity.domain.identity import DEFAULT_TENANT, Principal, User, WorkloadIdentity, is_name
 from mcp_identity.domain.provider import (
     AuthorizationServer,
@@ -186,6 +186,21 @@ class Directory:
         """
         provider = await self.get(call.principal.tenant, name)
         return await Checkup(self._services).run(call, provider, self.redirect_uri(provider))
+
+    async def secret_state(self, provider: CredentialProvider) -> str:
+        """Whether a provider's secret is there: ``stored``, ``none``, or ``unreadable`` where it does not authenticate."""
+
+        def unit(records: Records) -> str:
+            try:
+                return "none" if records.open_provider_secret(provider) is None else "stored"
+            except VaultCorrupt:
+                return "unreadable"
+
+        return await self._services.vault.read(unit)
+
+    def operator(self, user: User) -> Principal:
+        """The operator of this machine, who is no agent: nothing is registered, and the trail says ``operator``."""
+        return Principal(WorkloadIdentity("", DEFAULT_TENANT, "operator"), user, "cli", verified=False)
 
     async def workloads(self, tenant: str) -> tuple[WorkloadIdentity, ...]:
         """The workloads that have been seen."""

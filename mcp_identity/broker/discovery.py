@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mcp_identity.domain.errors import IdentityError, UpstreamBadResponse
+from mcp_identity.domain.errors import IdentityError, UpstreamBadResponse, UpstreamRejected, UpstreamUnavailable
 from mcp_identity.domain.provider import AuthorizationServer, ClientAuthentication, Endpoints
 from mcp_identity.oauth.discovery import DiscoveredServer, discovery_request, discovery_urls, process_discovery_response
 from mcp_identity.transport import Transport
@@ -59,12 +59,13 @@ async def fetch_metadata(transport: Transport, issuer: str, *, allow_http_loopba
 
     Raises:
         UpstreamError: What went wrong at the last place, if none has it.
+        ProviderMisconfigured: If the server is one that we must not use.
     """
     failure: IdentityError = UpstreamBadResponse("the issuer publishes no metadata")
     for url in discovery_urls(issuer):
         try:
             response = await transport.send(discovery_request(url), allow_http_loopback=allow_http_loopback)
             return process_discovery_response(response, issuer=issuer)
-        except IdentityError as error:
+        except (UpstreamBadResponse, UpstreamRejected, UpstreamUnavailable) as error:
             failure = error
     raise failure

@@ -38,19 +38,23 @@ class Exchanger:
         self._services = services
 
     async def finish(self, exchange: Exchange) -> None:
-        """Exchange the code and store the grant; every outcome ends the session."""
+        """Exchange the code and store the grant; every outcome ends the session.
+
+        Tokens that cannot be stored are given back: nobody would know of them.
+        """
         try:
-            tokens = await self._tokens(exchange)
+            answer = await self._exchange(exchange)
         except IdentityError as error:
             await self._fail(exchange, error)
             return
         try:
-            await self._store(exchange, tokens)
+            await self._store(exchange, await self._with_account(exchange, answer))
         except IdentityError as error:
-            await revoke_at_vendor(self._services.transport, exchange.provider, exchange.dialect, exchange.client, tokens)
+            transport, provider = self._services.transport, exchange.provider
+            await revoke_at_vendor(transport, provider, exchange.dialect, exchange.client, answer.tokens)
             await self._fail(exchange, error)
 
-    async def _tokens(self, exchange: Exchange) -> TokenSet:
+    async def _exchange(self, exchange: Exchange) -> TokenAnswer:
         provider, request = exchange.provider, exchange.session.request
         response = await self._services.transport.send(
             authorization_code_request(
@@ -64,10 +68,9 @@ class Exchanger:
             ),
             allow_http_loopback=provider.allow_http_loopback,
         )
-        answer = process_token_response(
+        return process_token_response(
             response, exchange.dialect, requested_scopes=request.scopes, now=self._services.clock.now()
         )
-        return await self._with_account(exchange, answer)
 
     async def _with_account(self, exchange: Exchange, answer: TokenAnswer) -> TokenSet:
         """The account that the tokens belong to: the ID token's subject, verified, or the field that the data file names."""

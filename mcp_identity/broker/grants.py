@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mcp_identity.broker.access import require_access
+from mcp_identity.broker.access import require_access, require_workload
 from mcp_identity.broker.answers import GrantListing, GrantSummary, ProviderListing, ProviderSummary, Revoked
 from mcp_identity.broker.audit import Call
-from mcp_identity.broker.plan import definition_of, dialect_of
+from mcp_identity.broker.plan import dialect_of, title_of
 from mcp_identity.broker.services import Services
-from mcp_identity.broker.vendor import client_of, revoke_at_vendor
+from mcp_identity.broker.vendor import find_client, revoke_at_vendor
 from mcp_identity.domain.credentials import Flow, Grant, GrantState
 from mcp_identity.domain.errors import AccessDenied, InvalidRequest, NotFound, UnknownProvider
 from mcp_identity.domain.provider import CredentialProvider, OAuthClient
@@ -22,7 +22,7 @@ class _Ending:
     """Grants that are ended here, and what it takes to end them at the vendor."""
 
     provider: CredentialProvider
-    client: OAuthClient
+    client: OAuthClient | None
     grants: tuple[Grant, ...]
 
 
@@ -37,12 +37,13 @@ class Grants:
         """The providers that the principal may use, with the state of its grants."""
 
         def unit(records: Records) -> ProviderListing:
+            require_workload(records, call.principal)
             found = records.list_providers(call.principal.tenant)
             grants = _mine(records, call)
             summaries = [
                 ProviderSummary(
                     provider=provider,
-                    title=definition_of(provider).title,
+                    title=title_of(provider),
                     scopes=tuple(sorted(provider.scopes)),
                     grants=tuple(
                         _summary(grant, provider.name) for grant in grants.grants if grant.key.provider_row == provider.id
@@ -60,6 +61,7 @@ class Grants:
         """The principal's grants, M2M ones of its workload included."""
 
         def unit(records: Records) -> GrantListing:
+            require_workload(records, call.principal)
             names = {provider.id: provider.name for provider in records.list_providers(call.principal.tenant).providers}
             found = _mine(records, call)
             records.append_audit(call.event())
@@ -87,6 +89,7 @@ class Grants:
         event = call.event(provider=name, flow=flow)
 
         def unit(records: Records) -> _Ending:
+            require_workload(records, call.principal)
             provider = records.find_provider(call.principal.tenant, name)
             if provider is None:
                 raise unknown_provider(name)
@@ -106,12 +109,16 @@ class Grants:
             for grant in grants:
                 records.revoke_grant_row(grant)
             records.append_audit(event.ending("ok", grants=str(len(grants)), open_consents=str(ended)))
-            return _Ending(provider, client_of(records, provider), grants)
+            return _Ending(provider, find_client(records, provider), grants)
 
-        ending = await self._services.vault.run(unit, event)
-        return await self._services.tasks.run(lambda: self._at_vendor(ending))
+        async def work() -> tuple[Revoked, ...]:
+            return await self._at_vendor(await self._services.vault.run(unit, event))
+
+        return await self._services.tasks.run(work)
 
     async def _at_vendor(self, ending: _Ending) -> tuple[Revoked, ...]:
+        if not ending.grants:
+            return ()
         dialect = dialect_of(ending.provider)
         revoked: list[Revoked] = []
         for grant in ending.grants:

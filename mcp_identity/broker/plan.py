@@ -52,6 +52,12 @@ def definition_of(provider: CredentialProvider) -> ProviderDefinition:
     return definition
 
 
+def title_of(provider: CredentialProvider) -> str:
+    """The vendor's name for people, also where this version does not know the vendor."""
+    definition = catalog.find(provider.vendor)
+    return definition.title if definition else provider.vendor
+
+
 def dialect_of(provider: CredentialProvider) -> Dialect:
     """How a configured provider's authorization server speaks."""
     return catalog.resolve(definition_of(provider), provider.settings).dialect
@@ -77,10 +83,7 @@ def make_plan(principal: Principal, provider: CredentialProvider, request: Token
         raise InvalidRequest(f"minimum_lifetime_seconds is between 0 and {MAXIMUM_MINIMUM_LIFETIME_SECONDS}")
     dialect = dialect_of(provider)
     target(dialect, resource=request.resource, audience=request.audience)
-    flow = _flow(provider, request.flow)
-    user = principal.user
-    if flow is Flow.USER_FEDERATION and user is None:
-        raise UnsupportedFlow(f"{Flow.USER_FEDERATION} acts for a user, and this call names none")
+    flow = _flow(provider, request.flow, has_user=principal.user is not None)
     scopes = parse_scopes(request.scopes) or provider.scopes
     key = GrantKey(
         tenant=principal.tenant,
@@ -98,15 +101,18 @@ def make_plan(principal: Principal, provider: CredentialProvider, request: Token
     return Plan(request, provider, dialect, flow, scopes, key, parameters)
 
 
-def _flow(provider: CredentialProvider, asked: str) -> Flow:
+def _flow(provider: CredentialProvider, asked: str, *, has_user: bool) -> Flow:
+    """The flow that was asked for, or the only one that fits."""
     offered = ", ".join(flow.value for flow in provider.flows) or "none"
-    if asked:
-        if asked not in {flow.value for flow in provider.flows}:
-            raise UnsupportedFlow(f"{provider.name} does not offer this flow; it offers: {offered}")
-        return Flow(asked)
-    if len(provider.flows) != 1:
+    if asked and asked not in {flow.value for flow in provider.flows}:
+        raise UnsupportedFlow(f"{provider.name} does not offer this flow; it offers: {offered}")
+    flows = [Flow(asked)] if asked else provider.flows
+    fitting = [flow for flow in flows if has_user or flow is Flow.M2M]
+    if not fitting:
+        raise UnsupportedFlow(f"{provider.name} gives tokens for a user, and this call names none")
+    if len(fitting) > 1:
         raise UnsupportedFlow(f"{provider.name} offers several flows; name one of: {offered}")
-    return provider.flows[0]
+    return fitting[0]
 
 
 def consent_digest(provider: CredentialProvider, redirect_uri: str) -> str:

@@ -35,8 +35,7 @@ def require_unchanged(records: Records, request: ConsentRequest) -> CredentialPr
     """The provider of a session, if nothing that was asked has changed since.
 
     Raises:
-        ProviderMisconfigured: If the provider's configuration or the workload was changed, or the provider removed.
-        AccessDenied: If either was disabled.
+        ProviderMisconfigured: If the provider or the workload was changed, disabled or removed.
     """
     provider = records.find_provider_row(request.tenant, request.provider_row)
     workload = records.find_workload_id(request.tenant, request.workload_id)

@@ -13,38 +13,44 @@ from typing import Any, Generic, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from mcp_identity.domain.errors import VaultUnavailable
+from mcp_identity.domain.errors import IdentityError, VaultUnavailable
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 
 
 class Owned(Generic[T]):
     """One piece of owned work; any number of callers may wait for it."""
 
-    def __init__(self) -> None:
-        """Not done yet."""
+    def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
+        """Not begun yet."""
+        self._work = work
+        self._scope = anyio.CancelScope(shield=True)
         self._done = anyio.Event()
         self._result: T | None = None
-        self._error: Exception | None = None
+        self._error: Exception | None = VaultUnavailable("the server is ending; ask again")
 
     async def wait(self) -> T:
         """Its result, or the error that it ended with. Cancelling a waiter does not cancel the work."""
         await self._done.wait()
         if self._error is not None:
-            raise self._error
+            raise one_more(self._error) from self._error
         return self._result  # type: ignore[return-value]  # set whenever there is no error
 
-    async def _run(self, work: Callable[[], Awaitable[T]]) -> None:
+    async def run(self) -> None:
+        """Do the work; the cancellation of whatever is around does not reach it."""
         try:
-            with anyio.CancelScope(shield=True):
-                self._result = await work()
+            with self._scope:
+                self._result = await self._work()
+                self._error = None
         except Exception as error:  # noqa: BLE001 - it is the waiters' to handle
             self._error = error
-        except BaseException:
-            self._error = VaultUnavailable("the server is ending; ask again")
-            raise
         finally:
             self._done.set()
+
+    def give_up(self) -> None:
+        """Cancel the work itself."""
+        self._scope.cancel()
 
 
 class OwnedTasks:
@@ -53,7 +59,7 @@ class OwnedTasks:
     def __init__(self) -> None:
         """Nothing runs yet."""
         self._group: TaskGroup | None = None
-        self._open = 0
+        self._open: set[Owned[Any]] = set()
         self._idle = anyio.Event()
 
     @contextlib.asynccontextmanager
@@ -61,7 +67,7 @@ class OwnedTasks:
         """Take work until the block ends, then wait for what is under way.
 
         Args:
-            grace_seconds: Asked at the end: how long to wait.
+            grace_seconds: Asked at the end: how long to wait before what still runs is given up.
         """
         async with anyio.create_task_group() as group:
             self._group = group
@@ -71,7 +77,8 @@ class OwnedTasks:
                 self._group = None
                 with anyio.CancelScope(shield=True):
                     await self.drain(grace_seconds())
-                group.cancel_scope.cancel()
+                for owned in self._open:
+                    owned.give_up()
 
     async def drain(self, grace_seconds: float) -> bool:
         """Wait until nothing is under way; False if the time was not enough."""
@@ -89,19 +96,28 @@ class OwnedTasks:
         """
         if self._group is None:
             raise VaultUnavailable("the server is ending; ask again")
-        owned: Owned[T] = Owned()
-        self._open += 1
-        self._group.start_soon(self._track, owned, work)
+        owned = Owned(work)
+        self._open.add(owned)
+        self._group.start_soon(self._track, owned)
         return owned
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
         """Begin owned work and wait for it."""
         return await self.start(work).wait()
 
-    async def _track(self, owned: Owned[Any], work: Callable[[], Awaitable[Any]]) -> None:
+    async def _track(self, owned: Owned[Any]) -> None:
         try:
-            await owned._run(work)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - one mechanism, two classes
+            await owned.run()
         finally:
-            self._open -= 1
+            self._open.discard(owned)
             if not self._open:
                 self._idle.set()
+
+
+def one_more(error: E) -> E:
+    """The same error for one more waiter: each call is written down by itself, and each raises its own traceback."""
+    again = type(error).__new__(type(error), *error.args)
+    again.__dict__.update(vars(error))
+    if isinstance(again, IdentityError):
+        again.audited = False
+    return again

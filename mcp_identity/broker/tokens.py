@@ -1,8 +1,7 @@
 """How a token is served: fresh from the vault, or obtained once for everybody who waits.
 
-One refresher per grant: in this process by a shared piece of owned work, across processes by a lease in the vault. The
-lease and the intent are committed before the request, the answer is stored by compare-and-swap on the generation, and what
-loses is dropped or revoked, never written over what is newer. Consents are made elsewhere; here they are only asked for.
+One refresher per grant: in this process by a shared piece of owned work, across processes by a lease in the vault. A vendor
+that has just failed is left in peace for a while. Consents are made elsewhere; here they are only asked for.
 """
 
 from __future__ import annotations
@@ -10,21 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from mcp_identity.broker.access import require_access
+from mcp_identity.broker.access import require_access, require_workload
 from mcp_identity.broker.answers import TokenReleased
 from mcp_identity.broker.audit import Call
 from mcp_identity.broker.plan import Plan
 from mcp_identity.broker.refresh import Refresher
 from mcp_identity.broker.release import release_token
 from mcp_identity.broker.services import Services
-from mcp_identity.broker.tasks import Owned
+from mcp_identity.broker.tasks import Owned, one_more
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.credentials import Flow, Grant, GrantState, Reason
-from mcp_identity.domain.errors import AccessDenied, Conflict, UpstreamError
+from mcp_identity.domain.errors import Conflict, UpstreamError
+from mcp_identity.oauth.scopes import with_implied
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.grants import grant_key_hash
 
 _ROUNDS = 8
+PAUSE_SECONDS = 5.0
+"""How long a vendor that failed is not asked again for the same grant, unless it named a longer time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,14 @@ class _Stale:
 
 
 @dataclass(frozen=True, slots=True)
+class _Pause:
+    """The vendor failed; until then, nobody asks it for this grant."""
+
+    until: float
+    error: UpstreamError
+
+
+@dataclass(frozen=True, slots=True)
 class _AskAccess:
     """The token that would leave may do more than was decided on."""
 
@@ -64,6 +74,7 @@ class Tokens:
         self._services = services
         self._refresher = Refresher(services)
         self._under_way: dict[bytes, Owned[int]] = {}
+        self._pauses: dict[bytes, _Pause] = {}
 
     async def get(self, call: Call, plan: Plan) -> TokenReleased | NeedsConsent:
         """Serve a token, or say that the user must be asked.
@@ -95,6 +106,11 @@ class Tokens:
                         failed = error
         raise Conflict(f"the grant at {plan.provider.name} keeps changing; ask again", retryable=True)
 
+    async def forced(self, plan: Plan) -> NeedsConsent:
+        """What to ask for in a consent that nobody needs: also what is granted, because it replaces that."""
+        grant = await self._services.vault.read(lambda records: records.find_grant(plan.key))
+        return replace(_ask(plan, grant), reason=Reason.FORCED)
+
     def _serving(
         self, call: Call, plan: Plan, allowed: frozenset[str], obtained: int, *, serve_alive: bool
     ) -> Callable[[Records], TokenReleased | NeedsConsent | _Stale | _AskAccess]:
@@ -113,7 +129,7 @@ class Tokens:
                 plan.provider,
                 grant,
                 default_release=self._services.default_release,
-                missing_scopes=plan.scopes - grant.tokens.scopes,
+                missing_scopes=plan.scopes - _granted(plan, grant),
                 refreshed=bool(obtained),
             )
             detail = {"missing_scopes": " ".join(released.missing_scopes)} if released.missing_scopes else {}
@@ -132,15 +148,29 @@ class Tokens:
         name = grant_key_hash(plan.key)
         owned = self._under_way.get(name)
         if owned is None:
+            self._require_no_pause(name)
 
             async def work() -> int:
                 try:
                     return await self._refresher.obtain(call, plan, seen.generation if seen else 0)
+                except UpstreamError as error:
+                    self._begin_pause(name, error)
+                    raise
                 finally:
                     del self._under_way[name]
 
             owned = self._under_way[name] = self._services.tasks.start(work)
         return await owned.wait()
+
+    def _begin_pause(self, name: bytes, error: UpstreamError) -> None:
+        now = self._services.clock.monotonic()
+        self._pauses = {key: pause for key, pause in self._pauses.items() if pause.until > now}
+        self._pauses[name] = _Pause(now + max(PAUSE_SECONDS, error.retry_after_seconds or 0), error)
+
+    def _require_no_pause(self, name: bytes) -> None:
+        pause = self._pauses.get(name)
+        if pause is not None and self._services.clock.monotonic() < pause.until:
+            raise one_more(pause.error)
 
 
 def require_current(records: Records, call: Call, plan: Plan) -> None:
@@ -153,21 +183,19 @@ def require_current(records: Records, call: Call, plan: Plan) -> None:
     provider = records.find_provider(plan.provider.tenant, plan.provider.name)
     if provider != plan.provider:
         raise Conflict(f"the provider {plan.provider.name} was changed meanwhile; ask again", retryable=True)
-    workload = records.find_workload_id(call.principal.tenant, call.principal.workload.id)
-    if workload is None or workload.disabled or workload.epoch != call.principal.workload.epoch:
-        raise AccessDenied("the workload was changed or removed meanwhile")
+    require_workload(records, call.principal)
 
 
 def _judge(
     plan: Plan, grant: Grant | None, records: Records, obtained: int, *, serve_alive: bool
 ) -> NeedsConsent | _Stale | None:
     """What to do with the grant as it stands; None to serve it."""
-    usable = grant is not None and grant.tokens is not None and grant.state is GrantState.ACTIVE
-    if grant is None or grant.tokens is None or not usable:
+    if grant is None or grant.tokens is None or grant.state is not GrantState.ACTIVE:
         return _Stale(grant) if plan.flow is Flow.M2M else _ask(plan, grant)
     tokens, now, asked = grant.tokens, records.now, plan.request.minimum_lifetime_seconds
-    if plan.flow is not Flow.M2M and not plan.scopes <= tokens.scopes | tokens.declined_scopes:
-        return NeedsConsent(Reason.MISSING_SCOPES, plan.scopes | tokens.scopes, plan.scopes - tokens.scopes)
+    missing = plan.scopes - _granted(plan, grant)
+    if plan.flow is not Flow.M2M and not missing <= tokens.declined_scopes:
+        return NeedsConsent(Reason.MISSING_SCOPES, plan.scopes | tokens.scopes, missing)
     just_obtained = bool(obtained) and grant.generation >= obtained
     alive = tokens.is_alive(now)
     if just_obtained or tokens.is_fresh(now, asked) or (alive and (serve_alive or not tokens.may_refresh(now))):
@@ -177,16 +205,19 @@ def _judge(
         return _Stale(grant)
     if alive and asked is None:
         return None
-    return NeedsConsent(Reason.EXPIRED, plan.scopes | tokens.scopes, frozenset())
+    return NeedsConsent(Reason.EXPIRED, plan.scopes | tokens.scopes, missing)
 
 
 def _ask(plan: Plan, grant: Grant | None) -> NeedsConsent:
-    reason = Reason.NO_GRANT
-    granted: frozenset[str] = frozenset()
-    if grant is not None and grant.state is not GrantState.PENDING:
-        reason = grant.reason or (Reason.REVOKED if grant.state is GrantState.REVOKED else Reason.EXPIRED)
-        granted = grant.tokens.scopes if grant.tokens else frozenset()
-    return NeedsConsent(reason, plan.scopes | granted, plan.scopes)
+    if grant is None or grant.state is GrantState.PENDING:
+        return NeedsConsent(Reason.NO_GRANT, plan.scopes, plan.scopes)
+    granted = grant.tokens.scopes if grant.tokens else frozenset[str]()
+    return NeedsConsent(grant.reason or Reason.EXPIRED, plan.scopes | granted, plan.scopes - _granted(plan, grant))
+
+
+def _granted(plan: Plan, grant: Grant) -> frozenset[str]:
+    """What a grant may be used for, with all that its scopes include."""
+    return with_implied(grant.tokens.scopes, plan.dialect) if grant.tokens else frozenset()
 
 
 def _event(call: Call, plan: Plan) -> AuditEvent:

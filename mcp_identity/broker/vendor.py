@@ -3,44 +3,71 @@
 from __future__ import annotations
 
 from mcp_identity.domain.credentials import TokenSet
-from mcp_identity.domain.errors import IdentityError
+from mcp_identity.domain.errors import Conflict, IdentityError
 from mcp_identity.domain.provider import CredentialProvider, Dialect, OAuthClient
-from mcp_identity.oauth.revocation import process_revocation_response, revocation_request
+from mcp_identity.oauth.revocation import TokenTypeHint, process_revocation_response, revocation_request
 from mcp_identity.transport import Transport
 from mcp_identity.vault.records import Records
 
+FAILED = "failed"
+
 
 def client_of(records: Records, provider: CredentialProvider) -> OAuthClient:
-    """Who we are at the provider's authorization server, its secret included."""
+    """Who we are at the provider's authorization server, its secret included.
+
+    Raises:
+        Conflict: If the provider is not the one in the vault any more: its secret is not for the endpoints at hand.
+        VaultCorrupt: If the secret was sealed for another configuration.
+    """
+    if records.find_provider(provider.tenant, provider.name) != provider:
+        raise Conflict(f"the provider {provider.name} was changed meanwhile; ask again", retryable=True)
     return OAuthClient(provider.client_id, provider.client_authentication, records.open_provider_secret(provider))
 
 
+def find_client(records: Records, provider: CredentialProvider) -> OAuthClient | None:
+    """The same for what must not fail over it: None where the secret cannot be had."""
+    try:
+        return client_of(records, provider)
+    except IdentityError:
+        return None
+
+
 async def revoke_at_vendor(
-    transport: Transport, provider: CredentialProvider, dialect: Dialect, client: OAuthClient, tokens: TokenSet | None
+    transport: Transport, provider: CredentialProvider, dialect: Dialect, client: OAuthClient | None, tokens: TokenSet | None
 ) -> str:
-    """Give tokens back, the refresh token first (RFC 7009 §2.1).
+    """Give tokens back, the refresh token first (RFC 7009 §2.1); one that fails does not spare the other.
 
     Returns:
         ``revoked``, ``unsupported``, ``failed`` or ``nothing``; a failure at the vendor changes nothing here.
     """
     if tokens is None:
         return "nothing"
-    outcome = "unsupported"
+    if client is None:
+        return FAILED
+    outcomes = [
+        await _revoke_one(transport, provider, dialect, client, tokens, hint) for hint in ("refresh_token", "access_token")
+    ]
+    return next((outcome for outcome in (FAILED, "revoked") if outcome in outcomes), "unsupported")
+
+
+async def _revoke_one(
+    transport: Transport,
+    provider: CredentialProvider,
+    dialect: Dialect,
+    client: OAuthClient,
+    tokens: TokenSet,
+    hint: TokenTypeHint,
+) -> str:
+    token = tokens.refresh_token if hint == "refresh_token" else tokens.access_token
+    # The vendors' own ways end everything by the access token, and know nothing else.
+    if token is None or (hint == "refresh_token" and dialect.revocation_style != "rfc7009"):
+        return "nothing"
     try:
-        for token, hint in ((tokens.refresh_token, "refresh_token"), (tokens.access_token, "access_token")):
-            if token is None:
-                continue
-            request = revocation_request(
-                provider.server,
-                client,
-                dialect,
-                token=token,
-                token_type_hint="refresh_token" if hint == "refresh_token" else "access_token",
-            )
-            if request is not None:
-                answer = await transport.send(request, allow_http_loopback=provider.allow_http_loopback)
-                process_revocation_response(answer, dialect)
-                outcome = "revoked"
+        request = revocation_request(provider.server, client, dialect, token=token, token_type_hint=hint)
+        if request is None:
+            return "unsupported"
+        answer = await transport.send(request, allow_http_loopback=provider.allow_http_loopback)
+        process_revocation_response(answer, dialect)
     except IdentityError:
-        return "failed"
-    return outcome
+        return FAILED
+    return "revoked"

@@ -18,6 +18,16 @@ NAMING = {
 metadata = MetaData(naming_convention=NAMING)
 
 
+class Blob(LargeBinary):
+    """Bytes as the driver gives them; a cell that holds something else is found where rows are checked, not in the driver."""
+
+    cache_ok = True
+
+    def result_processor(self, dialect: Any, coltype: Any) -> None:
+        """None: nothing is converted."""
+        del dialect, coltype
+
+
 class Base(SQLModel):
     """The base of all tables, on a metadata of our own."""
 
@@ -50,5 +60,10 @@ def number(default: int = 0) -> Any:
 
 
 def blob(*, nullable: bool = True) -> Any:
-    """Bytes: a sealed record, a hash or a MAC."""
-    return Field(default=None, sa_column=Column(LargeBinary, nullable=nullable))
+    """Bytes: a sealed record or a MAC."""
+    return Field(default=None, sa_column=Column(Blob, nullable=nullable))
+
+
+def digest(*, nullable: bool = False) -> Any:
+    """A hash that a row is found by; no two rows have the same."""
+    return Field(default=None, sa_column=Column(Blob, nullable=nullable, unique=True))

@@ -144,7 +144,7 @@ def open_sealed(find_key: Callable[[bytes], DataKey], record: bytes, place: Plac
         raise VaultCorrupt(f"a sealed value of {place.table} was changed or moved") from None
 
 
-def _canonical(value: Cell) -> bytes:
+def _canonical(value: object) -> bytes:
     match value:
         case None:
             return b"n"
@@ -154,6 +154,8 @@ def _canonical(value: Cell) -> bytes:
             return b"b" + value
         case str():
             return b"s" + value.encode()
+        case _:
+            raise VaultCorrupt("a column holds a value of a type that the product does not write")
 
 
 def row_mac(key: DataKey, table: str, version: int, values: tuple[Cell, ...]) -> bytes:

@@ -11,7 +11,7 @@ Every table here has a `tenant_id`; those of the vault itself are in `tables_own
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, LargeBinary, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Text, UniqueConstraint
 from sqlmodel import Field
 
 from mcp_identity.vault import columns as col
@@ -184,7 +184,7 @@ class GrantRow(Base, table=True):
     resource: str = col.text()
     audience: str = col.text()
     scope_key: str = col.text()
-    key_hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False, unique=True))
+    key_hash: bytes = col.digest()
     state: str = col.text()
     reason: str = col.text()
     generation: int = col.number()
@@ -216,9 +216,9 @@ class ConsentRow(Base, table=True):
     error_code: str = col.text()
     attempt: int = col.number()
     attempt_sealed: bytes | None = col.blob()
-    state_hash: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True, unique=True))
+    state_hash: bytes | None = col.digest(nullable=True)
     code: bytes | None = col.blob()
-    completion_hash: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True, unique=True))
+    completion_hash: bytes | None = col.digest(nullable=True)
     grant_id: str = col.text()
     created_at: int = col.number()
     updated_at: int = col.number()
@@ -234,7 +234,7 @@ class LoginTransaction(Base, table=True):
     purpose: str = col.text()
     issuer_id: str = col.text()
     consent_id: str = col.text()
-    state_hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False, unique=True))
+    state_hash: bytes = col.digest()
     cookie_hash: bytes = col.blob(nullable=False)
     sealed: bytes | None = col.blob()
     state: str = col.text()
@@ -266,7 +266,7 @@ class ReleaseRow(Base, table=True):
     __tablename__ = "releases"
     id: str = col.row_id()
     tenant_id: str = col.tenant()
-    handle_hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False, unique=True))
+    handle_hash: bytes = col.digest()
     workload_id: str = col.text()
     workload_epoch: int = col.number()
     user_key: str = col.text()
@@ -286,7 +286,7 @@ class WorkloadKey(Base, table=True):
     id: str = col.row_id()
     tenant_id: str = col.tenant()
     workload_id: str = col.reference("workload_identities.id")
-    key_hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False, unique=True))
+    key_hash: bytes = col.digest()
     label: str = col.text()
     state: str = col.text()
     created_at: int = col.number()
@@ -337,7 +337,7 @@ class ReplayMark(Base, table=True):
     id: str = col.row_id()
     tenant_id: str = col.tenant()
     purpose: str = col.text()
-    mark_hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False, unique=True))
+    mark_hash: bytes = col.digest()
     outcome: bytes | None = col.blob()
     created_at: int = col.number()
     expires_at: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, index=True))

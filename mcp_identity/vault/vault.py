@@ -78,6 +78,20 @@ class Vault:
                 raise VaultUnavailable(f"the vault cannot be read now ({describe(error)})") from None
         raise VaultUnavailable("the tenant's keys cannot be unwrapped")
 
+    async def check_storage(self) -> tuple[int, tuple[str, ...]]:
+        """Let SQLite check the database file.
+
+        Returns:
+            The schema version, and what is damaged; nothing for an intact file.
+        """
+
+        def unit(records: Records) -> tuple[int, tuple[str, ...]]:
+            found = records.connection.exec_driver_sql("PRAGMA quick_check(10)").scalars().all()
+            version = records.connection.exec_driver_sql("SELECT schema_version FROM vault_state").scalar_one()
+            return int(version), tuple(str(problem) for problem in found if problem != "ok")
+
+        return await self.read(unit)
+
     def load_keys(self, tenant: str) -> None:
         """Unwrap a tenant's keys; may ask the key backend, so it is called outside any transaction."""
         with self._readers.connect() as connection:

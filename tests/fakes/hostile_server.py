@@ -39,6 +39,7 @@ class Script:
         hang_up: Read the request and close.
         reset: Read the request and reset the connection.
         close_at_once: Close before reading anything.
+        speak_first: Send `raw` before anything was asked, and close.
         stall_handshake: Accept, and never shake hands.
     """
 
@@ -58,6 +59,7 @@ class Script:
     hang_up: bool = False
     reset: bool = False
     close_at_once: bool = False
+    speak_first: bool = False
     stall_handshake: bool = False
 
 
@@ -89,6 +91,9 @@ class HostileServer:
         with suppress(anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError, ssl.SSLError, OSError):
             async with stream:
                 if self.script.close_at_once:
+                    return
+                if self.script.speak_first:
+                    await stream.send(self.script.raw or b"")
                     return
                 if self.script.stall_handshake:
                     await anyio.sleep_forever()

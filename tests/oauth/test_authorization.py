@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -35,8 +36,8 @@ CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 REDIRECT = "https://broker.example/oauth2/callback/abc"
 
 
-def _url(dialect: Dialect | None = None, server: AuthorizationServer = SERVER, **changes: object) -> str:
-    arguments: dict[str, object] = {
+def _url(dialect: Dialect | None = None, server: AuthorizationServer = SERVER, **changes: Any) -> str:
+    arguments: dict[str, Any] = {
         "redirect_uri": REDIRECT,
         "scopes": frozenset({"write", "read"}),
         "state": "st4te",
@@ -47,7 +48,7 @@ def _url(dialect: Dialect | None = None, server: AuthorizationServer = SERVER, *
         "parameters": (),
         **changes,
     }
-    return authorization_url(server, "app", dialect or Dialect(), **arguments)  # pyright: ignore[reportArgumentType]
+    return authorization_url(server, "app", dialect or Dialect(), **arguments)
 
 
 def _query(url: str) -> list[tuple[str, str]]:
@@ -119,7 +120,7 @@ def test_the_dialect_names_scope_and_audience_and_adds_its_own() -> None:
 
 
 def test_no_scopes_means_no_scope_parameter() -> None:
-    assert "scope" not in dict(_query(_url(scopes=frozenset())))
+    assert "scope" not in dict(_query(_url(scopes=frozenset[str]())))
 
 
 def test_values_are_encoded_and_cannot_become_parameters() -> None:
@@ -146,7 +147,7 @@ def test_a_provider_without_an_authorization_endpoint_is_misconfigured() -> None
 @pytest.mark.parametrize("missing", ["state", "redirect_uri"])
 def test_state_and_redirect_uri_are_required(missing: str) -> None:
     with pytest.raises(InvalidRequest):
-        _url(**{missing: ""})
+        _url(None, SERVER, **{missing: ""})
 
 
 @pytest.mark.parametrize("verifier", ["", "a" * 42, "a" * 129, "a" * 42 + "=", "a" * 42 + "é"])
@@ -167,7 +168,7 @@ def test_a_verifier_that_rfc_7636_does_not_allow_is_refused(verifier: str) -> No
 )
 def test_a_target_that_the_server_would_not_honour_is_refused_not_dropped(dialect: Dialect, target: dict[str, str]) -> None:
     with pytest.raises(InvalidTarget):
-        _url(dialect, **target)
+        _url(dialect, SERVER, **target)
 
 
 LISTED = Dialect(

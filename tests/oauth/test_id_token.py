@@ -54,7 +54,7 @@ def _part(value: Any) -> str:
     return urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-@pytest.mark.parametrize(("key", "alg"), [(RSA, "RS256"), (RSA, "RS256"), (EC, "ES256"), (ED, "Ed25519")])
+@pytest.mark.parametrize(("key", "alg"), [(RSA, "RS256"), (EC, "ES256"), (ED, "Ed25519")])
 def test_a_token_that_the_issuer_signed_for_us_names_the_account(key: Key, alg: str) -> None:
     assert _verify(_sign(CLAIMS, key, alg)) == "u-42"
 
@@ -79,7 +79,7 @@ def test_unusable_keys_beside_the_right_one_do_no_harm() -> None:
         {},
         {"kty": "RSA", "kid": "rsa"},
         {"kty": "RSA", "kid": "rsa", "n": 1, "e": "AQAB"},
-        {"kty": "RSA", "kid": "rsa", "n": "%%%", "e": "AQAB"},
+        {"kty": "RSA", "kid": "rsa", "n": "AAAAA", "e": "AQAB"},
         {"kty": "RSA", "kid": "rsa", "n": "A" * 400, "e": "AQAB"},
         {**OTHER.as_dict(private=False), "e": "?"},
         {"kty": "made-up", "kid": "rsa"},

@@ -28,7 +28,6 @@ DIALECT = Dialect(
         ({FULL}, {"a"}, {"email"}),
         ({"email"}, {"email"}, {"email"}),
         ({"a"}, {"a", "offline_access"}, {"a", "offline_access"}),
-        ({"a"}, {"a"}, {"a"}),
         ({"admin"}, {"admin"}, {"admin"}),
         ({"admin"}, {"admin", "read"}, {"admin", "read"}),
         ({"read"}, {"admin"}, {"read"}),

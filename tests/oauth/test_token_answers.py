@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_identity.domain.credentials import Secret, TokenSet
-from mcp_identity.domain.errors import IdentityError, UpstreamRejected, UpstreamUnavailable
+from mcp_identity.domain.errors import IdentityError, UpstreamBadResponse, UpstreamRejected, UpstreamUnavailable
 from mcp_identity.domain.http import HttpResponse
 from mcp_identity.domain.provider import Dialect
 from mcp_identity.oauth.answers import retry_after_seconds
@@ -97,7 +98,7 @@ HOSTILE: dict[str, tuple[HttpResponse, str]] = {
     "a string": (answer("at"), BAD),
     "a number": (answer(1), BAD),
     "null": (answer(None), BAD),
-    "true": (answer(True), BAD),  # noqa: FBT003 - a JSON value
+    "true": (answer(True), BAD),
     "an empty object": (answer({}), BAD),
     "a nested token where none is documented": (answer({"data": TOKEN}), BAD),
     "an error at 200": (answer({"error": "bad_verification_code"}), REJECTED),
@@ -210,12 +211,8 @@ def test_an_error_in_a_form_is_an_error_and_json_is_read_all_the_same() -> None:
     max_leaves=20,
 ), status=st.sampled_from([200, 201, 400, 401, 500]))  # fmt: skip
 def test_no_answer_whatever_breaks_the_reader(body: Any, status: int) -> None:
-    try:
-        tokens = _process(answer(body, status)).tokens
-    except IdentityError as failure:
-        assert failure.code in {BAD, REJECTED, UNAVAILABLE}
-    else:
-        assert tokens.access_token.reveal()
+    with suppress(UpstreamBadResponse, UpstreamRejected, UpstreamUnavailable):
+        assert _process(answer(body, status)).tokens.access_token.reveal()
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=UTF-8", "application/vnd.x+json"])
@@ -351,7 +348,8 @@ def test_the_token_is_found_where_the_vendor_puts_it() -> None:
     body = {"data": {"token": TOKEN, "user": {"id": 7}, "team": "T1", "flag": True, "long": "x" * 513}}
     tokens = _process(answer(body), dialect).tokens
     assert (tokens.access_token.reveal(), tokens.account_id, tokens.extra) == ("at-made-up", "7", {"data.team": "T1"})
-    for wrong in ({"data": []}, {"data": {"token": "at"}}, {}, TOKEN):
+    wrongs: list[dict[str, Any]] = [{"data": []}, {"data": {"token": "at"}}, {}, TOKEN]
+    for wrong in wrongs:
         with pytest.raises(IdentityError) as failure:
             _process(answer(wrong), dialect)
         assert failure.value.code == BAD
@@ -419,7 +417,7 @@ def test_the_vendors_description_is_kept_beside_its_code_and_nothing_else_of_the
     [
         ("7", 7), ("0", 0), ("999999", 3600), ("Sun, 22 Nov 2026 12:00:30 GMT", 30), ("Sun, 22 Nov 2026 11:00:00 GMT", 0),
         ("Mon, 23 Nov 2026 12:00:00 GMT", 3600), ("Sun, 22 Nov 2026 12:00:30 -0000", 30), ("-1", None), ("1.5", None),
-        ("soon", None), ("", None), ("9" * 50, None), ("٧", None), ("99 Foo 9999", None),
+        ("soon", None), ("", None), ("9" * 50, None), ("\u0667", None), ("99 Foo 9999", None),
     ],
 )  # fmt: skip
 def test_retry_after_is_seconds_or_a_date_within_an_hour(header: str, seconds: int | None) -> None:

@@ -25,7 +25,7 @@ REFUSED = [
     "https://[::1", "https://::1/", "https://[::1]x/", "https://[127.0.0.1]/", "https://[fe80::1%25eth0]/", "https://[v1.x]/",
     "https://127.1/", "https://2130706433/", "https://0x7f.1/", "https://0177.0.0.1/", "https://1.2.3.4.5/", "https://256.1.1.1/",
     "https://idp.example.com:/", "https://idp.example.com:0/", "https://idp.example.com:65536/", "https://idp.example.com:x/",
-    "https://idp.example.com:-1/", "https://idp.example.com/<", "https://idp.example.com/\"", "https://idp.example.com/`",
+    "https://idp.example.com:-1/", "https://idp.example.com/<", 'https://idp.example.com/"', "https://idp.example.com/`",
     "https://idp.example.com/{tenant}", "https://idp.example.com/a|b", "https://idp.example.com/a^b",
     f"https://{'a' * 64}.example/", f"https://idp.example.com/{'a' * 2048}",
 ]  # fmt: skip

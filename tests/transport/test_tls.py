@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+
 import pytest
 
 from mcp_identity.domain.errors import UpstreamTls, UpstreamUnavailable
@@ -82,7 +83,10 @@ def test_the_default_context_verifies_and_speaks_no_old_tls() -> None:
 
 
 async def test_a_server_that_speaks_no_tls_is_refused(authority: Authority) -> None:
-    async with hostile_server(Script(raw=b"HTTP/1.1 200 OK\r\n\r\n")) as server, _transport(authority) as transport:
+    async with (
+        hostile_server(Script(raw=b"HTTP/1.1 200 OK\r\n\r\n", speak_first=True)) as server,
+        _transport(authority) as transport,
+    ):
         with pytest.raises(UpstreamTls):
             await transport.send(HttpRequest("GET", f"https://idp.test:{server.port}/"), allow_http_loopback=True)
 
@@ -103,4 +107,3 @@ async def test_a_connection_that_closes_in_the_handshake_was_not_processed(autho
         with pytest.raises(UpstreamUnavailable) as failure:
             await transport.send(HttpRequest("GET", f"https://idp.test:{server.port}/"), allow_http_loopback=True)
     assert not failure.value.may_have_been_processed
-

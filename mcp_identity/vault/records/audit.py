@@ -10,13 +10,13 @@ import hmac
 import json
 from hashlib import sha256
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import RowMapping, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from mcp_identity.domain.audit import AuditEvent
-from mcp_identity.domain.errors import AuditUnavailable
+from mcp_identity.domain.errors import AuditUnavailable, clean_text
 from mcp_identity.vault.envelope import length_prefixed
-from mcp_identity.vault.records.base import RecordsBase, table
+from mcp_identity.vault.records.base import RecordsBase, intact, table
 from mcp_identity.vault.records.chain import GENESIS, Head
 from mcp_identity.vault.records.moments import micros, moment
 
@@ -24,6 +24,7 @@ _EVENTS, _HEADS, _WRITERS = (table(name) for name in ("audit_events", "audit_hea
 _INSERT = insert(_EVENTS)
 _MAC_VERSION = b"\x01"
 _TEXT_LIMIT = 512
+_UNWRITTEN = "the audit trail cannot be written, so nothing was released"
 CHAINED = (
     "id", "tenant_id", "writer_id", "sequence", "at", "correlation_id", "workload", "workload_id", "user_key", "user_display",
     "verified", "edge", "action", "provider", "flow", "scopes", "outcome", "detail",
@@ -54,29 +55,29 @@ class AuditRecords(RecordsBase):
         """
         try:
             self._append(event)
-        except DBAPIError as error:
-            raise AuditUnavailable("the audit trail cannot be written, so nothing was released") from error
+        except (DBAPIError, UnicodeError) as error:
+            raise AuditUnavailable(_UNWRITTEN) from error
 
     def _append(self, event: AuditEvent) -> None:
         head = self.chain.working
         if not head.registered:
             head = self._register()
-        detail = {name: value[:_TEXT_LIMIT] for name, value in event.detail.items()}
+        detail = {name: clean_text(value, _TEXT_LIMIT) for name, value in event.detail.items()}
         row: dict[str, str | int] = {
             "id": self.new_id(),
             "tenant_id": event.tenant,
             "writer_id": self.chain.writer_id,
             "sequence": head.sequence + 1,
             "at": micros(self.now),
-            "correlation_id": event.correlation_id,
-            "workload": event.workload,
+            "correlation_id": clean_text(event.correlation_id, _TEXT_LIMIT),
+            "workload": clean_text(event.workload, _TEXT_LIMIT),
             "workload_id": event.workload_id,
             "user_key": event.user_key,
-            "user_display": event.user_display,
+            "user_display": clean_text(event.user_display, _TEXT_LIMIT),
             "verified": int(event.verified),
             "edge": event.edge,
             "action": event.action,
-            "provider": event.provider[:_TEXT_LIMIT],
+            "provider": clean_text(event.provider, _TEXT_LIMIT),
             "flow": event.flow,
             "scopes": " ".join(event.scopes),
             "outcome": event.outcome,
@@ -101,17 +102,32 @@ class AuditRecords(RecordsBase):
         """Put the head where the chain ends; once per batch, before COMMIT.
 
         Raises:
-            AuditUnavailable: If it cannot be written.
+            AuditUnavailable: If it cannot be written, or is gone.
         """
         head = self.chain.working
         if head == self.chain.committed:
             return
+        mine = _HEADS.c.writer_id == self.chain.writer_id
         try:
-            self.connection.execute(
-                update(_HEADS).where(_HEADS.c.writer_id == self.chain.writer_id).values(sequence=head.sequence, mac=head.mac)
-            )
+            moved = self.connection.execute(update(_HEADS).where(mine).values(sequence=head.sequence, mac=head.mac))
         except DBAPIError as error:
-            raise AuditUnavailable("the audit trail cannot be written, so nothing was released") from error
+            raise AuditUnavailable(_UNWRITTEN) from error
+        if moved.rowcount != 1:
+            raise AuditUnavailable("the head of the audit trail was removed outside the product, so nothing was released")
+
+    def settle_audit_head(self) -> None:
+        """After a COMMIT of which nobody knows whether it stands: continue from what does.
+
+        Raises:
+            AuditUnavailable: If the head is neither of the two that it can be.
+        """
+        chain = self.chain
+        row = self.connection.execute(select(_HEADS).where(_HEADS.c.writer_id == chain.writer_id)).mappings().first()
+        found = Head(row["sequence"], row["mac"], registered=True) if row else Head()
+        if found not in (chain.working, chain.committed):
+            raise AuditUnavailable("the head of the audit trail was changed outside the product, so nothing was released")
+        chain.working = found
+        chain.commit()
 
     def list_audit(self, tenant: str, *, limit: int, after: int = 0) -> list[tuple[int, AuditEvent]]:
         """The latest events of a tenant, oldest first, each with its place in the table.
@@ -124,30 +140,33 @@ class AuditRecords(RecordsBase):
         place = _EVENTS.c.at
         query = select(_EVENTS).where(_EVENTS.c.tenant_id == tenant, place > after)
         rows = self.connection.execute(query.order_by(place.desc(), _EVENTS.c.sequence.desc()).limit(limit)).mappings().all()
-        return [
-            (
-                row["at"],
-                AuditEvent(
-                    tenant=row["tenant_id"],
-                    workload=row["workload"],
-                    workload_id=row["workload_id"],
-                    user_key=row["user_key"],
-                    user_display=row["user_display"],
-                    verified=bool(row["verified"]),
-                    edge=row["edge"],
-                    action=row["action"],
-                    provider=row["provider"],
-                    flow=row["flow"],
-                    scopes=tuple(row["scopes"].split()),
-                    outcome=row["outcome"],
-                    correlation_id=row["correlation_id"],
-                    detail=json.loads(row["detail"]) if row["detail"] else {},
-                    at=moment(row["at"]),
-                ),
-            )
-            for row in reversed(rows)
-        ]
+        return [(row["at"], _event(row)) for row in reversed(rows)]
 
     def count_audit(self) -> int:
         """How many events the trail holds."""
         return self.connection.execute(select(func.count()).select_from(_EVENTS)).scalar_one()
+
+
+def _event(row: RowMapping) -> AuditEvent:
+    intact("audit_events", row)
+    try:
+        detail = {str(name): str(value) for name, value in json.loads(row["detail"] or "{}").items()}
+    except (ValueError, AttributeError):
+        detail = {"detail": "unreadable"}  # whether the row was changed is for the chain's MACs to say; one row hides no other
+    return AuditEvent(
+        tenant=row["tenant_id"],
+        workload=row["workload"],
+        workload_id=row["workload_id"],
+        user_key=row["user_key"],
+        user_display=row["user_display"],
+        verified=bool(row["verified"]),
+        edge=row["edge"],
+        action=row["action"],
+        provider=row["provider"],
+        flow=row["flow"],
+        scopes=tuple(row["scopes"].split()),
+        outcome=row["outcome"],
+        correlation_id=row["correlation_id"],
+        detail=detail,
+        at=moment(row["at"]),
+    )

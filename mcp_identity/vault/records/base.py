@@ -6,22 +6,44 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import BigInteger, Connection, RowMapping, Table, Text
 
 from mcp_identity.domain.clock import Entropy
 from mcp_identity.domain.errors import VaultCorrupt
 from mcp_identity.vault import tables, tables_own
-from mcp_identity.vault.columns import metadata
+from mcp_identity.vault.columns import Blob, metadata
 from mcp_identity.vault.envelope import KEY_ID_BYTES, RANDOM_BYTES, Cell, Place, check_row_mac, open_sealed, row_mac, seal
 from mcp_identity.vault.keys import KeyRing
 from mcp_identity.vault.records.chain import AuditChain
 
 _DECLARED = (tables, tables_own)  # importing them fills the metadata
+_KINDS = {Text: str, BigInteger: int, Blob: bytes}
+_SHAPES = {
+    name: tuple((column.name, _KINDS[type(column.type)], bool(column.nullable)) for column in declared.columns)
+    for name, declared in metadata.tables.items()
+}
+_NUMBERS = 1 << 62
+"""No number of ours comes near; one that does could not be counted on."""
 
 
 def table(name: str) -> Table:
     """A table of the vault, for Core statements."""
     return metadata.tables[name]
+
+
+def intact(name: str, row: RowMapping) -> RowMapping:
+    """The row, if every cell is of the type that the product writes; SQLite keeps whatever anybody puts into a column.
+
+    Raises:
+        VaultCorrupt: If one is not.
+    """
+    for column, kind, nullable in _SHAPES[name]:
+        value = row[column]
+        if type(value) is not kind and not (nullable and value is None):
+            raise VaultCorrupt(f"a row of {name} holds a value of another type than the product writes")
+        if kind is int and not 0 <= value < _NUMBERS:
+            raise VaultCorrupt(f"a row of {name} holds a number that the product does not write")
+    return row
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """The end of one writer's audit chain: what the next row's MAC is computed over.
 
 A working copy moves with every row that is appended and goes back with a savepoint; the committed one moves with COMMIT.
+Where COMMIT failed nobody knows which of the two stands, until the database is asked.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class AuditChain:
         self.writer_id = writer_id
         self.committed = Head()
         self.working = Head()
+        self.in_doubt = False
 
     def begin(self) -> None:
         """Start a batch from what is committed."""
@@ -41,3 +43,4 @@ class AuditChain:
     def commit(self) -> None:
         """The batch stands."""
         self.committed = self.working
+        self.in_doubt = False

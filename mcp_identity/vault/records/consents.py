@@ -26,7 +26,7 @@ from mcp_identity.domain.consent import (
 from mcp_identity.domain.credentials import Flow, Reason, Secret
 from mcp_identity.domain.errors import VaultCorrupt
 from mcp_identity.vault.envelope import Place
-from mcp_identity.vault.records.base import RecordsBase, table
+from mcp_identity.vault.records.base import RecordsBase, intact, table
 from mcp_identity.vault.records.moments import micros, moment
 
 _SESSIONS = table("consent_sessions")
@@ -56,8 +56,10 @@ class Attempt:
     allow_other_account: bool
 
 
-def _request_place(tenant: str, session_id: str) -> Place:
-    return Place("consent_sessions", tenant, session_id, "request")
+def _request_place(tenant: str, session_id: str, request_hash: bytes, created_at: int, expires_at: int) -> Place:
+    """The request is sealed together with what it is found by and with its time, so neither can be given to another."""
+    context = (request_hash.hex(), str(created_at), str(expires_at))
+    return Place("consent_sessions", tenant, session_id, "request", context=context)
 
 
 def _attempt_place(tenant: str, session_id: str, attempt: int) -> Place:
@@ -111,8 +113,8 @@ class ConsentRecords(RecordsBase):
 
     def insert_session(self, session: ConsentSession, request_hash: bytes) -> None:
         """Keep a new session, with everything that was asked for sealed."""
-        request = session.request
-        sealed = self._seal(_encode_request(request), _request_place(request.tenant, session.id))
+        request, created_at, expires_at = session.request, micros(session.created_at), micros(session.expires_at)
+        place = _request_place(request.tenant, session.id, request_hash, created_at, expires_at)
         self.connection.execute(
             insert(_SESSIONS),
             {
@@ -122,14 +124,14 @@ class ConsentRecords(RecordsBase):
                 "user_key": request.user,
                 "provider_row": request.provider_row,
                 "request_hash": request_hash,
-                "request": sealed,
+                "request": self._seal(_encode_request(request), place),
                 "state": session.state.value,
                 "error_code": "",
                 "attempt": 0,
                 "grant_id": "",
-                "created_at": micros(session.created_at),
-                "updated_at": micros(session.created_at),
-                "expires_at": micros(session.expires_at),
+                "created_at": created_at,
+                "updated_at": created_at,
+                "expires_at": expires_at,
                 **_ERASED,
                 "completion_hash": None,
             },
@@ -166,8 +168,10 @@ class ConsentRecords(RecordsBase):
 
     def start_attempt(self, session: ConsentSession, attempt: Attempt) -> bool:
         """The button was pressed: `pending` or `started` → `started`; an earlier attempt is void."""
-        number = self.connection.execute(select(_SESSIONS.c.attempt).where(_SESSIONS.c.id == session.id)).scalar_one() + 1
-        tenant = session.request.tenant
+        row = self.connection.execute(select(_SESSIONS).where(_SESSIONS.c.id == session.id)).mappings().first()
+        if row is None:
+            return False
+        number, tenant = intact("consent_sessions", row)["attempt"] + 1, session.request.tenant
         plaintext = json.dumps(
             [
                 attempt.state_hash.hex(),
@@ -278,7 +282,9 @@ class ConsentRecords(RecordsBase):
         return changed.rowcount == 1
 
     def _session(self, row: RowMapping) -> ConsentSession:
-        request = _decode_request(self._open(row["request"], _request_place(row["tenant_id"], row["id"])))
+        intact("consent_sessions", row)
+        found_by = (row["request_hash"], row["created_at"], row["expires_at"])
+        request = _decode_request(self._open(row["request"], _request_place(row["tenant_id"], row["id"], *found_by)))
         owner = (request.tenant, request.workload_id, request.user, request.provider_row)
         if owner != (row["tenant_id"], row["workload_id"], row["user_key"], row["provider_row"]):
             raise VaultCorrupt("a consent session was moved to another owner")

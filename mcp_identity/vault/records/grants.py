@@ -17,7 +17,7 @@ from sqlalchemy import RowMapping, delete, insert, select, update
 from mcp_identity.domain.credentials import Flow, Grant, GrantKey, GrantState, Reason, TokenSet
 from mcp_identity.domain.errors import VaultCorrupt
 from mcp_identity.vault.envelope import Place, length_prefixed
-from mcp_identity.vault.records.base import RecordsBase, table
+from mcp_identity.vault.records.base import RecordsBase, intact, table
 from mcp_identity.vault.records.moments import micros, moment
 from mcp_identity.vault.records.token_cell import decode_tokens, encode_tokens
 
@@ -73,7 +73,8 @@ class GrantRecords(RecordsBase):
         Raises:
             VaultCorrupt: If the row's owner columns, hints or sealed tokens do not belong together.
         """
-        query = select(_GRANTS).where(_GRANTS.c.key_hash == grant_key_hash(key), _GRANTS.c.tenant_id == key.tenant)
+        # By the hash alone, which is over tenant and owner: a row that was moved to another tenant is found, and refused.
+        query = select(_GRANTS).where(_GRANTS.c.key_hash == grant_key_hash(key))
         row = self.connection.execute(query).mappings().first()
         return self._grant(row, key) if row else None
 
@@ -121,8 +122,9 @@ class GrantRecords(RecordsBase):
 
     def reopen_grant(self, grant: Grant) -> Grant:
         """Begin anew after a revocation; only for grants that need no user."""
-        self._update(grant, {"state": GrantState.PENDING.value, "generation": grant.generation + 1, "intent": 0})
-        return replace(grant, state=GrantState.PENDING, generation=grant.generation + 1, tokens=None, intent=0)
+        generation = grant.generation + 1
+        self._update(grant, {"state": GrantState.PENDING.value, "reason": "", "generation": generation, "intent": 0})
+        return replace(grant, state=GrantState.PENDING, reason=None, generation=generation, intent=0, updated_at=self.now)
 
     def take_lease(self, grant: Grant, owner: str, *, intent: bool, from_lease: tuple[str, int] | None = None) -> Lease | None:
         """Become the only refresher of this generation.
@@ -242,7 +244,7 @@ class GrantRecords(RecordsBase):
             try:
                 grants.append(self._grant(row, self._key_of(row)))
             except VaultCorrupt:
-                corrupt.append(row["id"])
+                corrupt.append(str(row["id"]))
         return GrantList(tuple(grants), tuple(corrupt))
 
     def _store(self, grant: Grant, tokens: TokenSet, obtained_by: str, *conditions: Any) -> Grant | None:
@@ -291,6 +293,7 @@ class GrantRecords(RecordsBase):
         self.connection.execute(update(_GRANTS).where(_GRANTS.c.id == grant.id).values(**values, updated_at=micros(self.now)))
 
     def _key_of(self, row: RowMapping) -> GrantKey:
+        intact("grants", row)
         try:
             flow = Flow(row["flow"])
         except ValueError:

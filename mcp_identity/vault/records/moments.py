@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from mcp_identity.domain.errors import VaultCorrupt
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -14,5 +16,12 @@ def micros(moment: datetime | None) -> int:
 
 
 def moment(count: int) -> datetime | None:
-    """The time that `micros` stored."""
-    return _EPOCH + count * _MICROSECOND if count else None
+    """The time that `micros` stored.
+
+    Raises:
+        VaultCorrupt: If there is no such time.
+    """
+    try:
+        return _EPOCH + count * _MICROSECOND if count else None
+    except OverflowError:
+        raise VaultCorrupt("a time was changed outside the product") from None

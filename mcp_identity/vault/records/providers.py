@@ -13,10 +13,10 @@ from typing import Any
 from sqlalchemy import RowMapping, delete, insert, select, update
 
 from mcp_identity.domain.credentials import Flow, Secret
-from mcp_identity.domain.errors import VaultCorrupt
+from mcp_identity.domain.errors import Conflict, VaultCorrupt
 from mcp_identity.domain.provider import AuthorizationServer, ClientAuthentication, CredentialProvider, ProviderKind, Release
 from mcp_identity.vault.envelope import Cell, Place
-from mcp_identity.vault.records.base import RecordsBase, table
+from mcp_identity.vault.records.base import RecordsBase, intact, table
 from mcp_identity.vault.records.moments import micros
 
 _PROVIDERS = table("credential_providers")
@@ -80,20 +80,25 @@ class ProviderRecords(RecordsBase):
             try:
                 found.append(self._decode(row).provider)
             except VaultCorrupt:
-                corrupt.append(row["id"])
+                corrupt.append(str(row["id"]))
         return ProviderList(tuple(found), tuple(corrupt))
 
     def open_provider_secret(self, provider: CredentialProvider) -> Secret | None:
-        """The client secret or API key of a provider.
+        """The client secret or API key of a provider, for the configuration that it was given for and no other.
+
+        Args:
+            provider: As the caller knows it; a secret that was given since must not go to its older endpoints.
 
         Raises:
+            Conflict: If the provider was removed, or now is configured differently.
             VaultCorrupt: If it was sealed for another configuration.
         """
         stored = self._stored(provider.tenant, provider.name)
-        if stored is None or stored.sealed_secret is None:
+        if stored is None or _secret_place(stored.provider, 0) != _secret_place(provider, 0):
+            raise Conflict(f"the provider {provider.name} was changed meanwhile; ask again", retryable=True)
+        if stored.sealed_secret is None:
             return None
-        place = _secret_place(stored.provider, stored.secret_generation)
-        return Secret(self._open(stored.sealed_secret, place).decode())
+        return Secret(self._open(stored.sealed_secret, _secret_place(provider, stored.secret_generation)).decode())
 
     def insert_provider(self, provider: CredentialProvider, secret: Secret | None) -> None:
         """Keep a new provider."""
@@ -109,9 +114,17 @@ class ProviderRecords(RecordsBase):
         self.raise_epoch()
 
     def update_provider(self, provider: CredentialProvider, secret: Secret | None) -> None:
-        """Replace a provider's configuration, and its secret by the one given, sealed anew; None clears it."""
-        row = self.connection.execute(select(_PROVIDERS).where(_PROVIDERS.c.id == provider.id)).mappings().one()
-        generation = row["secret_generation"] + 1
+        """Replace a provider's configuration, and its secret by the one given, sealed anew; None clears it.
+
+        Raises:
+            Conflict: If it was removed meanwhile.
+            VaultCorrupt: If its row was changed outside the product; a new MAC must not cover that up.
+        """
+        query = select(_PROVIDERS).where(_PROVIDERS.c.tenant_id == provider.tenant, _PROVIDERS.c.id == provider.id)
+        row = self.connection.execute(query).mappings().first()
+        if row is None:
+            raise Conflict(f"the provider {provider.name} was removed meanwhile")
+        generation = self._decode(row).secret_generation + 1
         values = dict(row) | self._encode(provider)
         values |= {
             "secret": self._seal(secret.reveal().encode(), _secret_place(provider, generation)) if secret else None,
@@ -184,6 +197,7 @@ class ProviderRecords(RecordsBase):
         }
 
     def _decode(self, row: RowMapping) -> StoredProvider:
+        intact("credential_providers", row)
         versions: dict[int, tuple[Cell, ...]] = {
             version: tuple(row[name] for name in names) for version, names in _COVERED.items()
         }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import RowMapping, insert, select
 
+from mcp_identity.domain.errors import VaultCorrupt
 from mcp_identity.domain.identity import User, WorkloadIdentity
 from mcp_identity.vault.envelope import Cell
-from mcp_identity.vault.records.base import RecordsBase, table
+from mcp_identity.vault.records.base import RecordsBase, intact, table
 from mcp_identity.vault.records.moments import micros
 
 _WORKLOADS, _USERS, _TENANTS = (table(name) for name in ("workload_identities", "users", "tenants"))
@@ -24,6 +27,17 @@ _COVERED = {
     "tenants": {1: ("id", "title", "created_at")},
 }  # fmt: skip
 """The columns that each version of a MAC covers; `last_seen_at` of users is read by no decision and may change alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadList:
+    """What a listing found; iterating gives the readable ones, rows that do not authenticate are named by id."""
+
+    workloads: tuple[WorkloadIdentity, ...]
+    corrupt: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[WorkloadIdentity]:
+        return iter(self.workloads)
 
 
 class WorkloadRecords(RecordsBase):
@@ -45,10 +59,17 @@ class WorkloadRecords(RecordsBase):
         row = self.connection.execute(query).mappings().first()
         return self._workload(row) if row else None
 
-    def list_workloads(self, tenant: str) -> list[WorkloadIdentity]:
+    def list_workloads(self, tenant: str) -> WorkloadList:
         """All workloads of a tenant, by name."""
         query = select(_WORKLOADS).where(_WORKLOADS.c.tenant_id == tenant).order_by(_WORKLOADS.c.name)
-        return [self._workload(row) for row in self.connection.execute(query).mappings().all()]
+        found: list[WorkloadIdentity] = []
+        corrupt: list[str] = []
+        for row in self.connection.execute(query).mappings().all():
+            try:
+                found.append(self._workload(row))
+            except VaultCorrupt:
+                corrupt.append(str(row["id"]))
+        return WorkloadList(tuple(found), tuple(corrupt))
 
     def register_workload(self, tenant: str, name: str, registered_by: str) -> WorkloadIdentity:
         """Keep a workload that was seen for the first time."""
@@ -115,12 +136,12 @@ class WorkloadRecords(RecordsBase):
         covered: tuple[Cell, ...] = tuple(values[column] for column in _COVERED[name][1])
         self.connection.execute(insert(target), values | {"mac": self._mac(tenant, name, 1, covered)})
 
-    def _checked(self, name: str, row: RowMapping) -> RowMapping:
+    def _checked(self, name: str, row: RowMapping) -> None:
+        intact(name, row)
         versions: dict[int, tuple[Cell, ...]] = {
             version: tuple(row[column] for column in names) for version, names in _COVERED[name].items()
         }
         self._check_mac(row["tenant_id"], row["mac"], name, versions)
-        return row
 
     def _workload(self, row: RowMapping) -> WorkloadIdentity:
         self._checked("workload_identities", row)

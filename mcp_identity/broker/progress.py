@@ -1,0 +1,155 @@
+"""How far is a consent that this principal asked for?"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+from dataclasses import replace
+from datetime import datetime
+
+import anyio
+
+from mcp_identity.broker.access import require_workload
+from mcp_identity.broker.answers import OPEN_STATUS, ConsentStatus, TokenRequest, consent_status
+from mcp_identity.broker.audit import Call
+from mcp_identity.broker.services import Services
+from mcp_identity.domain.consent import ConsentSession, ConsentState, session_id_of
+from mcp_identity.domain.credentials import parse_scopes
+from mcp_identity.domain.errors import (
+    AccessDenied,
+    Conflict,
+    ConsentDenied,
+    ConsentExpired,
+    ConsentMismatch,
+    ConsentNotFound,
+    DifferentAccount,
+    IdentityError,
+    InvalidRequest,
+    ProviderMisconfigured,
+    RateLimited,
+    UpstreamBadResponse,
+    UpstreamRejected,
+    UpstreamUnavailable,
+)
+from mcp_identity.domain.provider import CredentialProvider
+from mcp_identity.vault.records import Records
+
+MAXIMUM_WAIT_SECONDS = 50
+_POLL_SECONDS = 0.25
+_ENDINGS: dict[str, type[IdentityError]] = {
+    error.code: error
+    for error in (
+        AccessDenied,
+        Conflict,
+        ConsentDenied,
+        ConsentExpired,
+        ConsentMismatch,
+        DifferentAccount,
+        ProviderMisconfigured,
+        UpstreamUnavailable,
+    )
+}
+
+
+class Progress:
+    """Tells principals of their consents."""
+
+    def __init__(self, services: Services) -> None:
+        """Nobody waits yet."""
+        self._services = services
+        self._waiting: dict[tuple[str, str], int] = {}
+
+    async def status(self, call: Call, session_uri: str, wait_seconds: float) -> ConsentStatus:
+        """Where a consent stands; waits until it has ended, or the time is over.
+
+        Raises:
+            ConsentNotFound: If it is not this principal's, or there is none.
+            RateLimited: If too many calls of this principal wait already.
+        """
+        if not 0 <= wait_seconds <= MAXIMUM_WAIT_SECONDS:
+            raise InvalidRequest(f"wait_seconds is between 0 and {MAXIMUM_WAIT_SECONDS}")
+        clock = self._services.clock
+        with self._slot(call) if wait_seconds else contextlib.nullcontext():
+            deadline = clock.monotonic() + wait_seconds
+            status = await self._status(call, session_uri)
+            while status.status == OPEN_STATUS and clock.monotonic() < deadline:
+                await anyio.sleep(_POLL_SECONDS)
+                status = await self._status(call, session_uri)
+        event = call.event(provider=status.provider).ending("ok", status=status.status)
+        await self._services.vault.run(lambda records: records.append_audit(event))
+        return status
+
+    async def find(self, call: Call, session_uri: str) -> tuple[ConsentSession, CredentialProvider]:
+        """A session of this principal; absent and not yours look the same."""
+        session_id, principal = session_id_of(session_uri), call.principal
+        owner = (principal.tenant, principal.workload.id, principal.user_key)
+
+        def unit(records: Records) -> tuple[ConsentSession, CredentialProvider]:
+            require_workload(records, principal)
+            session = records.find_session(session_id) if session_id else None
+            if session is not None:
+                request = session.request
+                provider = records.find_provider_row(request.tenant, request.provider_row)
+                if provider is not None and (request.tenant, request.workload_id, request.user) == owner:
+                    return session, provider
+            raise ConsentNotFound("there is no such consent session")
+
+        return await self._services.vault.read(unit)
+
+    async def _status(self, call: Call, session_uri: str) -> ConsentStatus:
+        session, provider = await self.find(call, session_uri)
+        state, error_code = standing(session, self._services.clock.now())
+        return ConsentStatus(consent_status(state), error_code, session.expires_at, provider.name)
+
+    @contextlib.contextmanager
+    def _slot(self, call: Call) -> Generator[None]:
+        """One of the few calls of a principal that may wait at a time."""
+        name = (call.principal.workload.id, call.principal.user_key)
+        if self._waiting.get(name, 0) >= self._services.limits.concurrent_waits:
+            raise RateLimited("too many calls wait for a consent already", retry_after_seconds=5)
+        self._waiting[name] = self._waiting.get(name, 0) + 1
+        try:
+            yield
+        finally:
+            self._waiting[name] -= 1
+            if not self._waiting[name]:
+                del self._waiting[name]
+
+
+def standing(session: ConsentSession, now: datetime) -> tuple[ConsentState, str]:
+    """The state of a session, and why it ended, also where nobody has swept it yet."""
+    if session.state in (ConsentState.PENDING, ConsentState.STARTED) and session.expires_at <= now:
+        return ConsentState.EXPIRED, ConsentExpired.code
+    return session.state, session.error_code
+
+
+def same_request(session: ConsentSession, provider: CredentialProvider, request: TokenRequest) -> TokenRequest:
+    """The request that a session was made for, with what the caller left out filled in.
+
+    Raises:
+        InvalidRequest: If the caller asks for something else than the session did.
+    """
+    asked = session.request
+    scopes = parse_scopes(request.scopes) or asked.scopes
+    differs = (
+        request.provider != provider.name
+        or request.flow not in ("", asked.flow.value)
+        or request.resource not in ("", asked.resource)
+        or request.audience not in ("", asked.audience)
+        or not scopes <= asked.scopes
+    )
+    if differs:
+        raise InvalidRequest("session_uri belongs to another request: another provider, flow, resource, audience or scopes")
+    return replace(
+        request, scopes=tuple(sorted(scopes)), flow=asked.flow.value, resource=asked.resource, audience=asked.audience
+    )
+
+
+def ending(state: ConsentState, error_code: str) -> IdentityError:
+    """What to raise for a session that ended otherwise than completed; asking for it again changes nothing."""
+    message = f"that consent ended as {state.value} ({error_code}); call start_consent for a new link"
+    if error_code == UpstreamRejected.code:
+        return UpstreamRejected(message, error="unspecified")
+    error = _ENDINGS.get(error_code, UpstreamBadResponse)(message)
+    error.retryable = False
+    return error

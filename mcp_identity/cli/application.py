@@ -1,0 +1,80 @@
+"""Which commands are there? They are put together here; each noun has a module of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mcp_identity.cli import audit, catalog, clients, connect, doctor, grants, init, providers, tokens
+from mcp_identity.cli.failures import Commands
+from mcp_identity.cli.options import USER_HELP, WORKLOAD_HELP, Globals, examples, globals_of
+from mcp_identity.domain.errors import InvalidRequest
+from mcp_identity.domain.identity import DEFAULT_TENANT
+
+application = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples(
+        "mcp-identity init",
+        "mcp-identity providers add github-work --vendor github --client-id ID --client-secret-stdin",
+        "mcp-identity clients install claude-desktop",
+        "mcp-identity connect github-work --workload claude-desktop",
+    ),
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"mcp-identity {version('mcp-identity')}")
+        raise typer.Exit
+
+
+@application.callback()
+def root(
+    context: typer.Context,
+    workload: Annotated[str | None, typer.Option("--workload", metavar="NAME", help=WORKLOAD_HELP)] = None,
+    user: Annotated[str | None, typer.Option("--user", metavar="NAME", help=USER_HELP)] = None,
+    tenant: Annotated[str, typer.Option("--tenant", metavar="NAME", help="The tenant; this version has one.")] = DEFAULT_TENANT,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Identity for AI agents: OAuth tokens and API keys from an encrypted vault, over the Model Context Protocol.
+
+    Exit status: 0 done, 1 failed, 2 usage, 74 storage, 78 configuration.
+    """
+    if tenant != DEFAULT_TENANT:
+        raise InvalidRequest(f"there is one tenant in this version: {DEFAULT_TENANT}")
+    context.obj = Globals(workload, user)
+
+
+@application.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def serve(context: typer.Context) -> None:
+    """Serve MCP to a host over stdio; the host starts this by itself."""
+    from mcp_identity.cli.serve import serve as begin
+
+    given = globals_of(context)
+    if given.user:
+        raise InvalidRequest("serve takes its user from MCP_IDENTITY_USER, not from --user")
+    begin([*(["--workload", given.workload] if given.workload else []), *context.args])
+
+
+application.command("init", epilog=init.EXAMPLES)(init.init)
+application.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+application.add_typer(catalog.commands, name="catalog")
+application.add_typer(providers.commands, name="providers")
+application.command("connect", epilog=connect.EXAMPLES)(connect.connect)
+application.command("token", epilog=tokens.EXAMPLES)(tokens.token)
+application.add_typer(grants.commands, name="grants")
+application.add_typer(audit.commands, name="audit")
+application.add_typer(clients.commands, name="clients")

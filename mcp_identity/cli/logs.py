@@ -1,0 +1,111 @@
+"""Where do log lines go, and what can stand in them?
+
+To stderr, always: on stdio stdout belongs to the protocol. One line a record, control characters escaped, and of an
+exception only its type and where it came from: a driver's message may quote a statement, and a local variable a secret.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Generator
+from datetime import UTC, datetime
+from pathlib import PurePath
+from traceback import walk_tb
+from typing import TextIO
+
+QUIET = (
+    "alembic",
+    "asyncio",
+    "httpcore",
+    "httpcore2",
+    "httpx",
+    "httpx2",
+    "mcp",
+    "sqlalchemy",
+    "uvicorn",
+    "uvicorn.access",
+    "uvicorn.error",
+)
+"""Loggers of others, which below WARNING name URLs with their queries, statements and messages."""
+_FRAMES = 8
+
+
+def configure_logging(level: str, format: str) -> None:  # noqa: A002 - the setting's own name
+    """Log to stderr; calling it again replaces what it set up before.
+
+    Args:
+        level: The least level that is logged, e.g. ``WARNING``.
+        format: ``human`` or ``json``.
+    """
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, _Stderr)]:
+        root.removeHandler(handler)
+    handler = _Stderr()
+    handler.setFormatter(_JsonLines() if format == "json" else _Lines())
+    handler.addFilter(without_exceptions)
+    root.addHandler(handler)
+    root.setLevel(level)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def without_exceptions(record: logging.LogRecord) -> logging.LogRecord:
+    """Put the type and the origin of an exception into the message, and drop the exception with everything it carries."""
+    error = record.exc_info[1] if record.exc_info else None
+    if error is None and not record.stack_info:
+        return record
+    plain = logging.makeLogRecord(vars(record))
+    plain.exc_info = plain.exc_text = plain.stack_info = None
+    if error is not None:
+        plain.msg, plain.args = f"{record.getMessage()} [{describe_exception(error)}]", None
+    return plain
+
+
+def describe_exception(error: BaseException) -> str:
+    """An exception's types, causes included, and the innermost frames that it passed; never its message."""
+    types = " from ".join(type(each).__name__ for each in _causes(error))
+    frames = [f"{PurePath(f.f_code.co_filename).name}:{line} in {f.f_code.co_name}" for f, line in walk_tb(error.__traceback__)]
+    return f"{types} at {' > '.join(frames[-_FRAMES:])}" if frames else types
+
+
+def _causes(error: BaseException | None) -> Generator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to whatever `sys.stderr` is at that moment."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # pyright: ignore[reportIncompatibleVariableOverride] - as logging.lastResort does it
+        return sys.stderr
+
+
+class _Lines(logging.Formatter):
+    """For people: time, level, logger, message, on one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).astimezone()
+        return f"{at:%H:%M:%S} {record.levelname.lower()} {record.name}: {_escaped(record.getMessage())}"
+
+
+class _JsonLines(logging.Formatter):
+    """For machines: one JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = {"ts": at, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        return json.dumps(line)
+
+
+def _escaped(text: str) -> str:
+    """Nothing in a line may move the cursor, begin another line, or turn the writing direction."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)

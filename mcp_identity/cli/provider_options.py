@@ -1,0 +1,146 @@
+"""What does an operator say of a provider? The options of `providers add` and `update`, and the specification they make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mcp_identity.broker.answers import ProviderSpec
+from mcp_identity.cli.secret_input import SecretSource
+from mcp_identity.domain.credentials import Secret
+from mcp_identity.domain.errors import InvalidRequest
+from mcp_identity.domain.provider import ClientAuthentication, ProviderKind, Release
+
+API_KEY_VENDOR, CUSTOM_VENDOR = "api-key", "custom"
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="What agents call it, e.g. github-work.")]
+VendorOption = Annotated[str | None, typer.Option("--vendor", metavar="VENDOR", help="A name of `catalog list`.")]
+KindOption = Annotated[
+    ProviderKind | None, typer.Option("--kind", help="api-key for a static key; else the vendor's own kind.")
+]
+ClientIdOption = Annotated[
+    str | None, typer.Option("--client-id", metavar="ID", help="Our client id at the vendor, as it shows it.")
+]
+ClientAuthOption = Annotated[
+    ClientAuthentication | None,
+    typer.Option("--client-auth", help="How we authenticate there; none for a public client without a secret."),
+]
+ClientSecretEnvOption = Annotated[
+    str | None, typer.Option("--client-secret-env", metavar="VAR", help="The environment variable with the client secret.")
+]
+ClientSecretFileOption = Annotated[
+    Path | None, typer.Option("--client-secret-file", metavar="PATH", help="The file with the client secret.")
+]
+ClientSecretStdinOption = Annotated[
+    bool, typer.Option("--client-secret-stdin", help="Read the client secret from standard input.")
+]
+ApiKeyEnvOption = Annotated[
+    str | None, typer.Option("--api-key-env", metavar="VAR", help="The environment variable with the API key.")
+]
+ApiKeyFileOption = Annotated[Path | None, typer.Option("--api-key-file", metavar="PATH", help="The file with the API key.")]
+ApiKeyStdinOption = Annotated[bool, typer.Option("--api-key-stdin", help="Read the API key from standard input.")]
+IssuerOption = Annotated[
+    str | None, typer.Option("--issuer", metavar="URL", help="The issuer; its metadata gives the endpoints.")
+]
+AuthorizationUrlOption = Annotated[
+    str | None, typer.Option("--authorization-url", metavar="URL", help="The authorization endpoint.")
+]
+TokenUrlOption = Annotated[str | None, typer.Option("--token-url", metavar="URL", help="The token endpoint.")]
+RevocationUrlOption = Annotated[str | None, typer.Option("--revocation-url", metavar="URL", help="The revocation endpoint.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A setting of the vendor: see `catalog show`.")
+]
+DefaultScopesOption = Annotated[
+    str | None, typer.Option("--scopes", metavar='"A B"', help="What is asked for when a call names no scopes.")
+]
+ReleaseOption = Annotated[
+    Release | None,
+    typer.Option("--release", help="How its secrets may leave: as the value, as a one-time handle, or never."),
+]
+HttpLoopbackOption = Annotated[
+    bool | None,
+    typer.Option("--allow-http-loopback/--no-allow-http-loopback", help="Accept http endpoints on this machine; for tests."),
+]
+
+
+def client_secret_source(variable: str | None, path: Path | None, stdin: bool) -> SecretSource:
+    """Where the client secret is."""
+    return SecretSource("--client-secret", variable, path, stdin)
+
+
+def api_key_source(variable: str | None, path: Path | None, stdin: bool) -> SecretSource:
+    """Where the API key is."""
+    return SecretSource("--api-key", variable, path, stdin)
+
+
+def read_secret_for(kind: ProviderKind, client_secret: SecretSource, api_key: SecretSource) -> Secret | None:
+    """Read the secret that a provider of this kind takes; None where no option names one.
+
+    Raises:
+        InvalidRequest: If an option of the other kind was given.
+    """
+    wanted, other = (api_key, client_secret) if kind is ProviderKind.API_KEY else (client_secret, api_key)
+    if other.is_given:
+        raise InvalidRequest(f"a provider of the kind {kind.value} takes no {other.option}; it takes {wanted.option}-…")
+    return wanted.read()
+
+
+def settings_of_vendor(endpoints: dict[str, str | None], pairs: Sequence[str] | None) -> dict[str, str]:
+    """Settings out of the endpoint options and the `--set FIELD=VALUE` pairs.
+
+    Raises:
+        InvalidRequest: If a pair is none, or a field was given twice.
+    """
+    found = {field: url for field, url in endpoints.items() if url is not None}
+    for pair in pairs or ():
+        field, separator, value = pair.partition("=")
+        if not separator or not field:
+            raise InvalidRequest("--set takes FIELD=VALUE")
+        if field in found:
+            raise InvalidRequest(f"the setting {field[:64]!r} was given twice")
+        found[field] = value
+    return found
+
+
+def choose_vendor(vendor: str | None, kind: ProviderKind | None, settings: dict[str, str]) -> str:
+    """The vendor that is meant where none was named.
+
+    Raises:
+        InvalidRequest: If that is not clear.
+    """
+    if kind is ProviderKind.API_KEY:
+        if vendor not in (None, API_KEY_VENDOR):
+            raise InvalidRequest(f"a provider of the kind api-key has the vendor {API_KEY_VENDOR}; leave --vendor out")
+        return API_KEY_VENDOR
+    if vendor is None and not settings:
+        raise InvalidRequest("name the vendor (--vendor, see: mcp-identity catalog list), or give --issuer, or --kind api-key")
+    return vendor or CUSTOM_VENDOR
+
+
+def make_spec(
+    settings: dict[str, str],
+    secret: Secret | None,
+    *,
+    vendor: str | None = None,
+    client_id: str | None,
+    client_auth: ClientAuthentication | None,
+    scopes: str | None,
+    release: str | None,
+    allow_http_loopback: bool | None,
+    disabled: bool | None = None,
+) -> ProviderSpec:
+    """Put the specification together."""
+    return ProviderSpec(
+        vendor=vendor,
+        settings=settings,
+        client_id=client_id,
+        client_authentication=client_auth.value if client_auth else None,
+        secret=secret,
+        scopes=None if scopes is None else tuple(scopes.split()),
+        release=release,
+        allow_http_loopback=allow_http_loopback,
+        disabled=disabled,
+    )

@@ -1,0 +1,58 @@
+"""What models read: when to use a tool, what comes back, and what to do then. Static; no text from the vault enters it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+INSTRUCTIONS: Final = (
+    "This server gives you credentials for other services. Call list_providers first. For a provider of kind oauth2 call "
+    "get_token, for kind api-key call get_api_key. When get_token answers consent_required, show the user its "
+    "authorization_url verbatim and wait with get_consent; never ask the user for a password, code or token. Send a token only "
+    "to the service that it is for, and never repeat one in your answers."
+)
+
+DESCRIPTIONS: Final = {
+    "list_providers": (
+        "List the credential providers that you may use: their names, kinds, flows, default scopes, and what is granted "
+        "already. Use this first, to learn the name to pass as `provider`. Holds no secrets."
+    ),
+    "get_token": (
+        "Get an OAuth access token for a provider. Use it right before calling that provider's API. With status ok you get "
+        "access_token, kept fresh by the server, so call again rather than storing it; missing_scopes lists what the user "
+        "declined. With status consent_required show the user authorization_url verbatim, call get_consent with session_uri "
+        "and wait_seconds=50 until it is completed, then make the same call again. flow M2M acts as the agent itself, "
+        "USER_FEDERATION for the user; name one only if the provider offers both. Leave scopes empty for the provider's own."
+    ),
+    "start_consent": (
+        "Ask the user for a fresh consent even if a grant exists: to add scopes that were declined, or to connect another "
+        "account. Show the user authorization_url verbatim, then call get_consent. Otherwise use get_token, which asks only "
+        "when it must."
+    ),
+    "get_consent": (
+        "See whether the user has finished a consent: pending, completed, denied, failed or expired, with the reason. Use it "
+        "with the session_uri of get_token or start_consent; wait_seconds=50 waits for the user instead of polling. When it is "
+        "completed, call get_token again."
+    ),
+    "get_api_key": (
+        "Get the API key of a provider whose kind is api-key. Use it right before calling that provider's API, and never show "
+        "or repeat it."
+    ),
+    "list_grants": (
+        "List what is granted to you: per provider the flow, state, scopes and times. A grant in state needs_consent needs the "
+        "user again: call get_token. Holds no secrets."
+    ),
+    "revoke_grant": (
+        "End a grant, here and at the vendor, when the user asks you to disconnect an account. Without flow it ends every "
+        "grant at that provider. The user has to consent again afterwards."
+    ),
+    "whoami": (
+        "See as whom you act: the agent's name and whether it is proven, the user, and the tools that you may call. Use it to "
+        "explain an access_denied."
+    ),
+}
+
+CONNECT_ACCOUNT: Final = (
+    "Connect my account at the provider {provider}. Call get_token for it. If it answers consent_required, show me the "
+    "authorization_url exactly as it is, then call get_consent with its session_uri and wait_seconds=50 until it is completed, "
+    "denied or expired, and tell me the outcome. Do not show me the token."
+)
