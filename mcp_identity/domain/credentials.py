@@ -15,6 +15,8 @@ MAXIMUM_SCOPES = 128
 MAXIMUM_SCOPE_LENGTH = 512
 UNREPORTED_LIFETIME_SECONDS = 300
 """How long a token counts as fresh whose authorization server did not say (RFC 6749 §5.1: expires_in is RECOMMENDED)."""
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""How far behind the moment a token was obtained a clock may be; further back it was set, and expiries mean nothing."""
 LONG_LIVED_AFTER = timedelta(hours=24)
 """A credential that lives longer leaves only where an operator said so."""
 
@@ -44,7 +46,10 @@ class Secret:
 
     def __eq__(self, other: object) -> bool:
         """Compare in constant time."""
-        return isinstance(other, Secret) and hmac.compare_digest(self._value.encode(), other._value.encode())
+        if not isinstance(other, Secret):
+            return False
+        mine, theirs = (value.encode("utf-8", "surrogatepass") for value in (self._value, other._value))
+        return hmac.compare_digest(mine, theirs)
 
     __hash__ = None  # type: ignore[assignment]  # a secret is no dictionary key: look secrets up by hash
 
@@ -168,7 +173,7 @@ class TokenSet:
         needed = min(timedelta(seconds=60), life / 10)
         if minimum_lifetime_seconds is not None:
             needed = min(timedelta(seconds=max(0, minimum_lifetime_seconds)), timedelta(seconds=900), life / 2)
-        return now >= self.obtained_at - timedelta(days=1) and ends - now > needed
+        return now >= self.obtained_at - CLOCK_TOLERANCE and ends - now > max(needed, timedelta())
 
     def is_alive(self, now: datetime) -> bool:
         """Whether the access token has not ended yet."""
@@ -179,7 +184,7 @@ class TokenSet:
         """At most one refresh in the smaller of five seconds and half of the token's life."""
         life = self.life
         pause = timedelta(seconds=5) if life is None else min(timedelta(seconds=5), life / 2)
-        return not self.obtained_at <= now < self.obtained_at + pause
+        return not self.obtained_at - CLOCK_TOLERANCE <= now < self.obtained_at + pause
 
     @property
     def is_long_lived(self) -> bool:

@@ -164,6 +164,7 @@ class ProviderDefinition(_Facts):
     Attributes:
         name: The vendor's name on the command line.
         title: The vendor's name for people.
+        generic: It describes no vendor in particular, so people see the provider's own name instead of the title.
         kind: OAuth 2.0 or API key.
         documentation: The vendor's page that the facts come from.
         checked: The date they were checked, ISO 8601.
@@ -180,6 +181,7 @@ class ProviderDefinition(_Facts):
 
     name: str
     title: str
+    generic: bool = False
     kind: ProviderKind = ProviderKind.OAUTH2
     documentation: str = ""
     checked: str = ""

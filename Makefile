@@ -1,0 +1,59 @@
+# What a person types. Each target makes .venv and installs what it needs by itself.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PEERS := tests/peers/node_oidc_provider
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench serve prove peers format clean
+
+help: ## Show what can be made
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(READY) ## Make .venv with everything that the other targets need
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed"; exit 1; }
+	@echo "Making $(VENV) with $(PYTHON) (about half a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "the venv module is missing: install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY) ## Show the main job on a real authorization server (DEMO_HEADLESS=1: without a browser)
+	@$(BIN)/python examples/demo.py
+
+test: $(READY) peers ## Run every test, and write the coverage data that `make check` judges
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -n $(JOBS) --dist loadgroup
+
+check: $(READY) ## Lint, types, architecture, and the coverage gate on what `make test` wrote
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/pyright
+	@$(BIN)/python -m pytest -q tests/test_architecture.py
+	@$(BIN)/coverage combine --quiet --keep 2>/dev/null || true
+	@$(BIN)/coverage report
+
+bench: $(READY) ## Measure, as ratios within one run
+	@$(BIN)/python benchmarks/startup.py
+
+serve: $(READY) ## Serve MCP on stdin and stdout
+	@$(BIN)/mcp-identity serve
+
+prove: $(READY) peers ## Prove more than a change needs: longer races and many more generated cases
+	@PROVE=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --timeout 1800
+
+peers: ## Install the Node authorization server that some tests run against
+	@if command -v npm >/dev/null 2>&1; then \
+		test -d $(PEERS)/node_modules/oidc-provider || npm ci --prefix $(PEERS) --no-audit --no-fund --loglevel=error; \
+	else echo "npm is not installed: the node-oidc-provider tests will say that they are left out"; fi
+
+format: $(READY) ## Format and mend what can be mended
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
+
+clean: ## Remove everything that the other targets made
+	rm -rf $(VENV) $(PEERS)/node_modules .coverage .coverage.* htmlcov .pytest_cache .ruff_cache .hypothesis benchmarks/results
