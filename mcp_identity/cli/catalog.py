@@ -12,6 +12,8 @@ from mcp_identity.cli.output import print_facts, print_json, print_table
 if TYPE_CHECKING:
     from mcp_identity.domain.provider import ProviderDefinition, Setting
 
+_Fact = bool | int | str | list[str] | dict[str, str | list[str]]
+
 commands = typer.Typer(no_args_is_help=True, help="The vendors that this version knows.")
 
 
@@ -56,7 +58,7 @@ def show(
         typer.echo("\nSettings (--set FIELD=VALUE):")
         for name, setting in found.settings.items():
             typer.echo(f"  {name}: {_explain(setting)}")
-    dialect = found.dialect.model_dump(mode="json", exclude_defaults=True)
+    dialect: dict[str, _Fact] = found.dialect.model_dump(mode="json", exclude_defaults=True)
     if dialect:
         typer.echo("\nHow it speaks:")
         for name, value in dialect.items():
@@ -85,13 +87,13 @@ def _explain(setting: Setting) -> str:
     return "; ".join(parts)
 
 
-def _readable(value: object) -> str:
+def _readable(value: _Fact) -> str:
     match value:
         case bool():
             return "yes" if value else "no"
         case dict():
-            return ", ".join(f"{name} = {_readable(each)}" for name, each in value.items())  # pyright: ignore[reportUnknownVariableType]
+            return ", ".join(f"{name} = {_readable(each)}" for name, each in value.items())
         case list():
-            return " ".join(str(each) for each in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+            return " ".join(value)
         case _:
             return str(value)

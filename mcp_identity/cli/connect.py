@@ -20,6 +20,7 @@ from mcp_identity.cli.output import local_time, say
 from mcp_identity.cli.session import principal_of, run, settings_of
 from mcp_identity.domain.consent import SESSION_LIFETIME
 from mcp_identity.domain.credentials import Flow, GrantState
+from mcp_identity.domain.identity import DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from mcp_identity.app import Graph
@@ -55,13 +56,11 @@ def connect(
 
     async def errand(graph: Graph) -> bool:
         principal = await principal_of(graph)
-        wanted = frozenset(scopes.split())
-        if not force:
-            missing, granted = await _missing(graph, principal, provider, wanted, resource)
-            if not missing:
-                typer.echo(f"{provider} is connected already; --force asks again.")
-                return True
-            wanted = missing | granted
+        asked = frozenset(scopes.split())
+        wanted = asked if force else await _scopes_to_ask(graph, principal, provider, asked, resource)
+        if wanted is None:
+            typer.echo(f"{provider} is connected already; --force asks again.")
+            return True
         request = TokenRequest(provider, tuple(sorted(wanted)), Flow.USER_FEDERATION.value, resource)
         consent = await graph.broker.start_consent(graph.broker.call(principal, "start_consent"), request)
         say(f"Open this link to connect {provider}:\n\n  {consent.authorization_url}\n")
@@ -81,15 +80,21 @@ def may_open(url: str) -> bool:
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
 
 
-async def _missing(
+async def _scopes_to_ask(
     graph: Graph, principal: Principal, name: str, asked: frozenset[str], resource: str
-) -> tuple[frozenset[str] | None, frozenset[str]]:
-    """What a consent is needed for, and what is granted already.
+) -> frozenset[str] | None:
+    """What a consent is needed for, with what is granted already, so that nothing of it is lost; None for nothing."""
+    from mcp_identity.app import SystemClock
 
-    Returns:
-        The scopes to ask for, None where nothing is needed, and the scopes that a new consent must not lose.
-    """
-    raise NotImplementedError
+    provider = await graph.broker.directory.find(DEFAULT_TENANT, name)
+    asked = asked or (provider.scopes if provider else frozenset())
+    listing = await graph.broker.list_grants(graph.broker.call(principal, "list_grants"))
+    for grant in listing.grants:
+        if (grant.provider, grant.flow, grant.resource, grant.audience) == (name, Flow.USER_FEDERATION, resource, ""):
+            granted, ends = frozenset(grant.scopes), grant.expires_at
+            lives = grant.state is GrantState.ACTIVE and (grant.refreshable or ends is None or ends > SystemClock().now())
+            return None if lives and asked <= granted else asked | granted
+    return asked
 
 
 async def _wait(graph: Graph, principal: Principal, consent: ConsentRequired, seconds: float) -> ConsentStatus:

@@ -17,7 +17,10 @@ EXAMPLES = examples("mcp-identity init", "MCP_IDENTITY_HOME=~/work-vault mcp-ide
 
 
 def init(context: typer.Context) -> None:
-    """Make the vault and its key, or a vault for a key that is there already."""
+    """Make the vault and its key.
+
+    A key that is there already gets a vault; where both are there, nothing is changed.
+    """
     settings = settings_of(context)
     from mcp_identity.app import vault_location
 
@@ -35,7 +38,9 @@ def init(context: typer.Context) -> None:
     else:
         where = "Whoever has both the vault and the key can read everything."
     typer.echo(f"\nBack up the key now; without it nobody can open the vault. {where}")
-    typer.echo("\nNext:\n  mcp-identity catalog list\n  mcp-identity providers add --help\n  mcp-identity clients install --help")
+    typer.echo(
+        "\nNext:\n  mcp-identity catalog list\n  mcp-identity providers add --help\n  mcp-identity clients install --help"
+    )
 
 
 async def _nothing(_graph: Graph) -> None:

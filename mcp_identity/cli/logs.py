@@ -44,23 +44,20 @@ def configure_logging(level: str, format: str) -> None:  # noqa: A002 - the sett
         root.removeHandler(handler)
     handler = _Stderr()
     handler.setFormatter(_JsonLines() if format == "json" else _Lines())
-    handler.addFilter(without_exceptions)
+    handler.addFilter(fold_exception)
     root.addHandler(handler)
     root.setLevel(level)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
-def without_exceptions(record: logging.LogRecord) -> logging.LogRecord:
-    """Put the type and the origin of an exception into the message, and drop the exception with everything it carries."""
+def fold_exception(record: logging.LogRecord) -> bool:
+    """Put an exception's type and origin into the message, and drop the exception with everything that it carries."""
     error = record.exc_info[1] if record.exc_info else None
-    if error is None and not record.stack_info:
-        return record
-    plain = logging.makeLogRecord(vars(record))
-    plain.exc_info = plain.exc_text = plain.stack_info = None
+    record.exc_info = record.exc_text = record.stack_info = None
     if error is not None:
-        plain.msg, plain.args = f"{record.getMessage()} [{describe_exception(error)}]", None
-    return plain
+        record.msg, record.args = f"{record.getMessage()} [{describe_exception(error)}]", None
+    return True
 
 
 def describe_exception(error: BaseException) -> str:

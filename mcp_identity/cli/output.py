@@ -24,18 +24,16 @@ def print_json(value: object, *, lines: bool = False) -> None:
     """Print JSON, in ASCII, so that no character of it does anything to a terminal.
 
     Args:
-        value: Plain data; datetimes, sets and tuples are converted.
+        value: Plain data; moments become ISO 8601 in UTC.
         lines: On one line, for a stream of objects.
     """
     typer.echo(json.dumps(value, indent=None if lines else 2, default=_plain))
 
 
-def _plain(value: object) -> object:
+def _plain(value: object) -> str:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    if isinstance(value, frozenset):
-        return sorted(str(each) for each in value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    return str(value)
+    raise TypeError(type(value).__name__)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

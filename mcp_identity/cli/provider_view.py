@@ -36,7 +36,7 @@ async def describe(graph: Graph, provider: CredentialProvider) -> dict[str, Valu
         "release": provider.release.value if provider.release else None,
         "client_id": provider.client_id,
         "client_authentication": provider.client_authentication.value if provider.kind is ProviderKind.OAUTH2 else None,
-        "secret": await directory.secret_state(provider),
+        "has_secret": await directory.has_secret(provider),
         "settings": provider.settings,
         "issuer": server.issuer,
         "authorization_url": server.authorization_url,
@@ -51,7 +51,9 @@ async def describe(graph: Graph, provider: CredentialProvider) -> dict[str, Valu
 
 def print_provider(found: dict[str, Value]) -> None:
     """A provider for people."""
-    print_facts({name.replace("_", " "): _text(value) for name, value in found.items() if name not in ("redirect_uri", "notes")})
+    print_facts(
+        {name.replace("_", " "): _text(value) for name, value in found.items() if name not in ("redirect_uri", "notes")}
+    )
     print_registration(found)
 
 

@@ -16,7 +16,7 @@ from mcp_identity.cli.session import operate, run, settings_of
 from mcp_identity.domain.credentials import Flow
 from mcp_identity.domain.errors import InvalidRequest
 from mcp_identity.domain.identity import DEFAULT_TENANT
-from mcp_identity.domain.provider import ClientAuthentication, CredentialProvider, ProviderKind, Release
+from mcp_identity.domain.provider import ClientAuthentication, CredentialProvider, ProviderKind
 
 if TYPE_CHECKING:
     from mcp_identity.app import Graph
@@ -228,8 +228,8 @@ def remove(
     run(settings, errand)
 
 
-@commands.command(epilog=examples("mcp-identity providers test github-work"))
-def test(context: typer.Context, name: ProviderArgument, json: JsonOption = False) -> None:
+@commands.command("test", epilog=examples("mcp-identity providers test github-work"))
+def check(context: typer.Context, name: ProviderArgument, json: JsonOption = False) -> None:
     """Check whether a provider works; asks nobody for consent. Exit status 1 if a check fails."""
 
     async def errand(graph: Graph) -> bool:
@@ -255,14 +255,12 @@ def _ask_release() -> str | None:
 
 
 def _row(graph: Graph, provider: CredentialProvider) -> tuple[str, ...]:
-    default = graph.settings.default_release
-    release = provider.release or (Release.NEVER if provider.kind is ProviderKind.API_KEY else default)
     return (
         provider.name,
         provider.vendor,
         ", ".join(provider.flows) or provider.kind.value,
         " ".join(sorted(provider.scopes)),
-        release.value,
+        (provider.release or graph.settings.default_release).value,
         "disabled" if provider.disabled else "enabled",
     )
 

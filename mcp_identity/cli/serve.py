@@ -31,8 +31,11 @@ def serve(arguments: list[str]) -> NoReturn:
     """
     options = _parser().parse_args(arguments)
     gc.disable()  # `serve_stdio` switches it on again, once everything is imported
+    from mcp_identity import __version__
     from mcp_identity.app import serve_stdio
+    from mcp_identity.cli.logs import configure_logging
 
+    configure_logging("WARNING", "human")  # until the settings are read: nothing may log in another way
     workload: str | None = options.workload
 
     def load() -> Settings:
@@ -40,14 +43,7 @@ def serve(arguments: list[str]) -> NoReturn:
 
         return load_settings(workload=workload)
 
-    def log(settings: Settings) -> None:
-        from mcp_identity.cli.logs import configure_logging
-
-        configure_logging(settings.log_level, settings.log_format)
-
-    from mcp_identity import __version__
-
-    serve_stdio(load, log, version=__version__)
+    serve_stdio(load, lambda settings: configure_logging(settings.log_level, settings.log_format), version=__version__)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,7 +54,5 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--transport", choices=["stdio"], default="stdio", help="how the host talks to us (default: stdio)")
-    parser.add_argument(
-        "--workload", metavar="NAME", help="the agent's name; default: MCP_IDENTITY_WORKLOAD or the host's"
-    )
+    parser.add_argument("--workload", metavar="NAME", help="the agent's name; default: MCP_IDENTITY_WORKLOAD or the host's")
     return parser
