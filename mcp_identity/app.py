@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import signal
 import sys
@@ -16,16 +17,15 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 import anyio.to_thread
 
 from mcp_identity.domain.errors import ConfigurationError, IdentityError, StorageError
+from mcp_identity.domain.identity import is_name
 
 if TYPE_CHECKING:
-    from anyio.abc import TaskGroup
-
     from mcp_identity.broker.broker import Broker
     from mcp_identity.broker.tasks import OwnedTasks
     from mcp_identity.domain.clock import Clock, Entropy
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mcp_identity.domain.identity import User
     from mcp_identity.settings import Settings
     from mcp_identity.tools.caller import Local
+    from mcp_identity.tools.edge import IdentityServer
     from mcp_identity.transport import Transport
     from mcp_identity.vault.opening import VaultLocation
     from mcp_identity.vault.vault import Vault
@@ -43,7 +44,10 @@ GRACE_SECONDS = 10.0
 HOST_GRACE_SECONDS = 2.0
 """How long an MCP host waits after closing our input before it kills us."""
 _WARM_AFTER_SECONDS = 1.0
-EXIT_STORAGE, EXIT_CONFIGURATION = 74, 78
+_LIST_LEAVES_WITHIN_SECONDS = 0.02
+"""Opening the vault imports much; begun at once, it would hold up the very answer that a host waits for."""
+EXIT_FAILED, EXIT_STORAGE, EXIT_CONFIGURATION = 1, 74, 78
+log = logging.getLogger(__name__)
 
 
 class SystemClock:
@@ -131,7 +135,12 @@ def vault_location(settings: Settings) -> VaultLocation:
 
 
 def prepare(
-    settings: Settings, *, initialise: bool = False, clock: Clock | None = None, entropy: Entropy | None = None
+    settings: Settings,
+    *,
+    initialise: bool = False,
+    clock: Clock | None = None,
+    entropy: Entropy | None = None,
+    transport: Transport | None = None,
 ) -> Prepared:
     """Open the vault and build the graph on it.
 
@@ -140,6 +149,7 @@ def prepare(
         initialise: Make a vault for a key that has none.
         clock: Another clock, in tests.
         entropy: Other randomness, in tests.
+        transport: Another HTTP client, in tests.
 
     Raises:
         ConfigurationError: If key and vault do not fit together.
@@ -154,11 +164,11 @@ def prepare(
 
     clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
     vault = open_vault(vault_location(settings), clock, entropy, initialise=initialise)
-    transport, tasks = Transport(), OwnedTasks()
+    client, tasks = transport or Transport(), OwnedTasks()
     front = LoopbackFront(settings.callback_port)
     services = Services(
         vault=vault,
-        transport=transport,
+        transport=client,
         clock=clock,
         entropy=entropy,
         tasks=tasks,
@@ -169,12 +179,12 @@ def prepare(
     broker = Broker(services)
 
     async def send(request: HttpRequest) -> HttpResponse:
-        return await transport.send(request, allow_http_loopback=True)
+        return await client.send(request, allow_http_loopback=True)
 
     listener = LoopbackListener(broker, port=settings.callback_port, send=send, clock=clock, entropy=entropy)
     front.attach(listener)
     graph = Graph(broker, settings.local_user(vault.id), settings)
-    return Prepared(graph, vault, transport, tasks, listener)
+    return Prepared(graph, vault, client, tasks, listener)
 
 
 @contextlib.asynccontextmanager
@@ -185,16 +195,22 @@ async def running(prepared: Prepared, grace_seconds: Callable[[], float] = lambd
         prepared: What `prepare` made.
         grace_seconds: Asked at the end: how long to wait for owned work.
     """
+    failure: Exception | None = None
     try:
         async with anyio.create_task_group() as group:
             await group.start(prepared.listener.run)
             async with prepared.tasks.running(grace_seconds):
-                yield prepared.graph
+                try:
+                    yield prepared.graph
+                except Exception as error:  # noqa: BLE001 - raised below: out here a task group would wrap it
+                    failure = error
             group.cancel_scope.cancel()
     finally:
         with anyio.CancelScope(shield=True):
             await prepared.transport.aclose()
             await anyio.to_thread.run_sync(prepared.vault.close)
+    if failure is not None:
+        raise failure
 
 
 @contextlib.asynccontextmanager
@@ -225,24 +241,23 @@ def serve_stdio(load: Callable[[], Settings], configure_logging: Callable[[Setti
     from mcp_identity.tools.caller import StdioCaller
     from mcp_identity.tools.server import build_server
 
-    gc.freeze()  # what was imported stays; it is never looked at again
-    gc.enable()
-
     async def main() -> None:
         process = _StdioProcess(load, configure_logging)
-        server = build_server(StdioCaller(process.local), version=version, handled=process.warm_up)
+        server = build_server(StdioCaller(process.local), version=version, listed=process.warm_up)
+        gc.freeze()  # what stands now stays; it is never looked at again
+        gc.enable()
         async with anyio.create_task_group() as group:
             group.start_soon(process.watch_signals)
-            group.start_soon(process.run, group)
-            await server.run_stdio_async()
-            process.end(HOST_GRACE_SECONDS)
+            group.start_soon(process.run)
+            await process.serve(server)
 
     anyio.run(main)
-    _exit(0)
+    _exit(EXIT_FAILED)  # `process.run` ends the process; whoever comes here was thrown out
 
 
 def _exit(code: int) -> NoReturn:
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError):  # nobody may read stderr any more
+        sys.stderr.flush()
     os._exit(code)
 
 
@@ -252,21 +267,23 @@ class _StdioProcess:
     def __init__(self, load: Callable[[], Settings], configure_logging: Callable[[Settings], None]) -> None:
         self._load = load
         self._configure_logging = configure_logging
+        self._listed = anyio.Event()
         self._wanted = anyio.Event()
         self._opened = anyio.Event()
         self._ending = anyio.Event()
         self._grace_seconds = GRACE_SECONDS
         self._graph: Graph | None = None
+        self._status = 0
 
     def warm_up(self) -> None:
-        """Begin to open the vault now."""
-        self._wanted.set()
+        """Begin to open the vault once the list of tools has left."""
+        self._listed.set()
 
     async def local(self) -> Local:
         """What tools work with, once key and schema are checked."""
         from mcp_identity.tools.caller import Local
 
-        self.warm_up()
+        self._open_now()
         await self._opened.wait()
         graph = self._graph
         if graph is None:
@@ -276,8 +293,8 @@ class _StdioProcess:
     def end(self, grace_seconds: float) -> None:
         """Begin to end: take nothing new, and wait so long for owned work."""
         self._grace_seconds = grace_seconds
-        self.warm_up()
         self._ending.set()
+        self._open_now()
 
     async def watch_signals(self) -> None:
         """End cleanly on SIGINT and SIGTERM."""
@@ -287,27 +304,62 @@ class _StdioProcess:
             async for _ in signals:
                 self.end(GRACE_SECONDS)
 
-    async def run(self, group: TaskGroup) -> None:
-        """Open the vault, serve until the end, and let go."""
+    async def serve(self, server: IdentityServer) -> None:
+        """Serve the transport until the input ends, then begin to end."""
+        try:
+            await server.run_stdio_async()
+        except* OSError:
+            pass  # the host closed the other end first; its input has ended too
+        except* Exception as errors:  # noqa: BLE001 - what must not be lost is drained all the same
+            self._failed(errors)
+        self.end(HOST_GRACE_SECONDS)
+
+    async def run(self) -> None:
+        """Open the vault, serve until the end, let go, and end the process: nothing may leave it half alive."""
+        try:
+            await self._run()
+        except Exception as error:  # noqa: BLE001 - the reader of stdin would keep a broken process alive
+            self._failed(error)
+        _exit(self._status)
+
+    async def _run(self) -> None:
         with anyio.move_on_after(_WARM_AFTER_SECONDS):
-            await self._wanted.wait()
+            await self._listed.wait()
+            with anyio.move_on_after(_LIST_LEAVES_WITHIN_SECONDS):
+                await self._wanted.wait()
         if not self._ending.is_set():
             prepared = await anyio.to_thread.run_sync(self._prepare)
             if isinstance(prepared, IdentityError):
-                print(f"error: {prepared.message} [{prepared.code}]", file=sys.stderr)  # noqa: T201 - the host shows stderr
-                storage = isinstance(prepared, StorageError)
-                _exit(EXIT_STORAGE if storage else EXIT_CONFIGURATION)
+                _say(f"error: {prepared.message} [{prepared.code}]")
+                self._status = EXIT_STORAGE if isinstance(prepared, StorageError) else EXIT_CONFIGURATION
+                return
             async with running(prepared, lambda: self._grace_seconds) as self._graph:
                 self._opened.set()
                 await self._ending.wait()
-        group.cancel_scope.cancel()
-        _exit(0)
 
-    def _prepare(self) -> Any:
+    def _open_now(self) -> None:
+        self._listed.set()
+        self._wanted.set()
+
+    def _failed(self, error: Exception) -> None:
+        """Say that the server failed, and where; what the error says itself, nobody has checked."""
+        self._status = EXIT_FAILED
+        _say(f"error: the server failed ({type(error).__name__}) [{IdentityError.code}]")
+        log.error("the server failed", exc_info=error)
+
+    def _prepare(self) -> Prepared | IdentityError:
         """The prepared graph, or why there is none; on a thread."""
         try:
             settings = self._load()
             self._configure_logging(settings)
+            if settings.workload and not is_name(settings.workload):
+                raise ConfigurationError("the workload is lower-case letters, digits, dots, hyphens and underscores")
             return prepare(settings)
-        except (ConfigurationError, StorageError, IdentityError) as error:
+        except IdentityError as error:
             return error
+
+
+def _say(text: str) -> None:
+    """Tell the person who looks at the host's log why the process ends."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr)  # noqa: T201 - the host shows stderr

@@ -101,9 +101,7 @@ class Settings(BaseSettings):
             return None
         scheme, _, path = self.database_url.partition(":///")
         if scheme != "sqlite" or not path:
-            raise ConfigurationError(
-                f"{PREFIX}DATABASE_URL is sqlite:///<path>; this version serves no other database"
-            )
+            raise ConfigurationError(f"{PREFIX}DATABASE_URL is sqlite:///<path>; this version serves no other database")
         return Path(path).expanduser().absolute()
 
     def local_user(self, vault_id: str) -> User:

@@ -37,6 +37,7 @@ from mcp_identity.domain.errors import IdentityError, InvalidRequest, ProviderMi
 from mcp_identity.domain.identity import Principal
 from mcp_identity.domain.provider import ProviderKind
 from mcp_identity.vault.records import Records
+from mcp_identity.vault.records.audit import AuditPlace
 
 _SWEEP_SECONDS = 15.0
 
@@ -147,7 +148,9 @@ class Broker:
         """Write down a call that was refused before it came here."""
         await write_refusal(self._services.vault, call, error, provider=provider)
 
-    async def list_audit(self, tenant: str, *, limit: int, after: int = 0) -> list[tuple[int, AuditEvent]]:
+    async def list_audit(
+        self, tenant: str, *, limit: int, after: AuditPlace | None = None
+    ) -> list[tuple[AuditPlace, AuditEvent]]:
         """The latest events of a tenant, oldest first, each with its place, for the operator."""
         return await self._services.vault.read(lambda records: records.list_audit(tenant, limit=limit, after=after))
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mcp_identity.broker.answers import ProviderCheck
 from mcp_identity.broker.audit import Call
 from mcp_identity.broker.discovery import fetch_metadata
 from mcp_identity.broker.plan import dialect_of
 from mcp_identity.broker.services import Services
-from mcp_identity.broker.vendor import client_of
+from mcp_identity.broker.vendor import ask, client_of
 from mcp_identity.domain.clock import random_token
 from mcp_identity.domain.credentials import Flow, Secret
 from mcp_identity.domain.errors import IdentityError, UpstreamRejected
+from mcp_identity.domain.http import HttpResponse
 from mcp_identity.domain.provider import CredentialProvider, OAuthClient, ProviderKind
-from mcp_identity.oauth.token import authorization_code_request, client_credentials_request, process_token_response
+from mcp_identity.oauth.token import TokenAnswer, authorization_code_request, client_credentials_request, process_token_response
 
 _CLIENT_REFUSED = frozenset({"invalid_client", "unauthorized_client", "incorrect_client_credentials", "bad_client_secret"})
 
@@ -61,13 +64,15 @@ class Checkup:
         detail = "as it was pinned" if same else "the token endpoint moved; if you trust that, update the provider"
         return ProviderCheck("metadata", passed=same, detail=detail)
 
+    def _reader(self, provider: CredentialProvider) -> Callable[[HttpResponse], TokenAnswer]:
+        clock, scopes = self._services.clock, provider.scopes
+        return lambda response: process_token_response(response, dialect_of(provider), requested_scopes=scopes, now=clock.now())
+
     async def _m2m(self, provider: CredentialProvider, client: OAuthClient) -> ProviderCheck:
         dialect = dialect_of(provider)
         try:
             request = client_credentials_request(provider.server, client, dialect, scopes=provider.scopes)
-            response = await self._services.transport.send(request, allow_http_loopback=provider.allow_http_loopback)
-            now = self._services.clock.now()
-            answer = process_token_response(response, dialect, requested_scopes=provider.scopes, now=now)
+            answer = await ask(self._services.transport, provider, request, self._reader(provider))
         except IdentityError as error:
             return ProviderCheck("client credentials", passed=False, detail=f"{error.code}: {error.message}")
         granted = " ".join(sorted(answer.tokens.scopes)) or "no scopes"
@@ -85,10 +90,7 @@ class Checkup:
                 redirect_uri=redirect_uri,
                 code_verifier=Secret(random_token(self._services.entropy)),
             )
-            response = await self._services.transport.send(request, allow_http_loopback=provider.allow_http_loopback)
-            process_token_response(
-                response, dialect_of(provider), requested_scopes=provider.scopes, now=self._services.clock.now()
-            )
+            await ask(self._services.transport, provider, request, self._reader(provider))
         except UpstreamRejected as error:
             refused = error.error in _CLIENT_REFUSED
             detail = f"the server does not accept our client ({error.error})" if refused else "the server knows our client"

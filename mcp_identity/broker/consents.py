@@ -19,13 +19,13 @@ from mcp_identity.broker.access import require_access
 from mcp_identity.broker.answers import ConsentRequired
 from mcp_identity.broker.audit import Call
 from mcp_identity.broker.exchange import Exchange, Exchanger
-from mcp_identity.broker.plan import Plan, consent_digest, definition_of, dialect_of, host_of
+from mcp_identity.broker.plan import Plan, consent_digest, dialect_of, host_of, title_of
 from mcp_identity.broker.progress import standing
 from mcp_identity.broker.services import Services
-from mcp_identity.broker.sessions import COOKIE_ID_LENGTH, grant_key, redirect_uri, require_unchanged, session_event
+from mcp_identity.broker.sessions import COOKIE_ID_LENGTH, grant_key, redirect_uri, require_unchanged
 from mcp_identity.broker.tokens import NeedsConsent, require_current
 from mcp_identity.broker.vendor import client_of
-from mcp_identity.domain.audit import AuditEvent
+from mcp_identity.domain.audit import AuditEvent, session_event
 from mcp_identity.domain.clock import random_token
 from mcp_identity.domain.consent import (
     SESSION_LIFETIME,
@@ -36,7 +36,7 @@ from mcp_identity.domain.consent import (
     ConsentState,
     ConsentView,
 )
-from mcp_identity.domain.credentials import Secret
+from mcp_identity.domain.credentials import Reason, Secret
 from mcp_identity.domain.errors import (
     ConsentDenied,
     ConsentExpired,
@@ -47,7 +47,6 @@ from mcp_identity.domain.errors import (
     RateLimited,
 )
 from mcp_identity.domain.identity import DEFAULT_TENANT
-from mcp_identity.domain.provider import CredentialProvider
 from mcp_identity.oauth.authorization import authorization_url, process_authorization_response
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.consents import Attempt
@@ -85,7 +84,7 @@ class Consents:
         require_access(call.principal, call.action, provider, needs.scopes)
         if front.is_loopback and not plan.dialect.loopback_allowed:
             raise ProviderMisconfigured(
-                f"{definition_of(provider).title} takes no redirect to this machine; {provider.name} needs PUBLIC_URL"
+                f"{title_of(provider)} takes no redirect to this machine; {provider.name} needs PUBLIC_URL"
             )
         await front.ensure_open()
         base = front.base_url(plan.dialect.loopback_host)
@@ -115,7 +114,7 @@ class Consents:
             return session
 
         session = await self._services.vault.run(unit, event)
-        return self._link(plan, session, needs.missing)
+        return self._link(plan, session, needs.reason, needs.missing)
 
     async def again(self, call: Call, plan: Plan, session: ConsentSession) -> ConsentRequired:
         """Give the link of an open session once more."""
@@ -131,12 +130,12 @@ class Consents:
             return grant.tokens.scopes if grant is not None and grant.tokens is not None else frozenset()
 
         granted = await self._services.vault.run(unit, event)
-        return self._link(plan, session, request.scopes - granted)
+        return self._link(plan, session, request.reason, request.scopes - granted)
 
-    def _link(self, plan: Plan, session: ConsentSession, missing: frozenset[str]) -> ConsentRequired:
+    def _link(self, plan: Plan, session: ConsentSession, reason: Reason, missing: frozenset[str]) -> ConsentRequired:
         base = self._services.front.base_url(plan.dialect.loopback_host)
         return ConsentRequired(
-            reason=session.request.reason,
+            reason=reason,
             authorization_url=f"{base}/consent/{session.id}",
             session_uri=session.session_uri,
             expires_at=session.expires_at,
@@ -169,11 +168,12 @@ class Consents:
                 workload_verified=request.workload_verified,
                 user=request.user_display,
                 provider=provider.name,
-                provider_title=definition_of(provider).title,
+                provider_title=title_of(provider),
                 provider_host=host_of(provider.server.authorization_url),
                 scopes=tuple(sorted(request.scopes)),
                 parameters=request.parameters,
                 resource=request.resource,
+                audience=request.audience,
                 expires_at=session.expires_at,
                 account_known=bool(grant and grant.tokens and grant.tokens.account_id),
             )
@@ -189,7 +189,6 @@ class Consents:
             ProviderMisconfigured: If the provider or the workload was changed since the link was given.
         """
         entropy = self._services.entropy
-        unknown = _stray_event("begin_consent")
         state, browser = random_token(entropy), random_token(entropy)
         verifier, nonce = Secret(random_token(entropy)), random_token(entropy)
 
@@ -226,7 +225,7 @@ class Consents:
             records.append_audit(event)
             return ConsentBegun(url, Secret(browser))
 
-        begun = await self._services.vault.run(unit, unknown)
+        begun = await self._services.vault.run(unit, _stray_event("begin_consent"))
         if isinstance(begun, _Ended):
             raise begun.error
         return begun

@@ -6,35 +6,34 @@ so. A secret is sealed to where it may be sent: changing an endpoint or the issu
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from mcp_identity.broker.answers import ProviderCheck, ProviderSpec, Revoked
-from mcp_identity.broker.audit import Call
+from mcp_identity.broker.audit import Call, audited
 from mcp_identity.broker.checkup import Checkup
-from mcp_identity.broker.discovery import Discovered, discover
+from mcp_identity.broker.configuration import configure, is_public, require_secret
 from mcp_identity.broker.grants import unknown_provider
 from mcp_identity.broker.plan import definition_of, dialect_of
 from mcp_identity.broker.services import Services
 from mcp_identity.broker.sessions import redirect_uri
-from mcp_identity.broker.vendor import client_of, revoke_at_vendor
+from mcp_identity.broker.vendor import find_client, revoke_at_vendor
 from mcp_identity.domain.clock import random_token
-from mcp_identity.domain.credentials import Flow, Grant, GrantState, parse_scopes
-from mcp_identity.domain.errors import AccessDenied, Conflict, InvalidRequest, VaultCorrupt
+from mcp_identity.domain.credentials import Flow, Grant, GrantState, Secret
+from mcp_identity.domain.errors import AccessDenied, Conflict, InvalidRequest
 from mcp_identity.domain.identity import DEFAULT_TENANT, Principal, User, WorkloadIdentity, is_name
 from mcp_identity.domain.provider import (
-    AuthorizationServer,
-    ClientAuthentication,
     CredentialProvider,
     OAuthClient,
-    ProviderDefinition,
     ProviderKind,
     Release,
 )
-from mcp_identity.oauth.urls import check_url
 from mcp_identity.providers import catalog
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.providers import ProviderList
 
+T = TypeVar("T")
 _NAME_RULE = "a name is 1 to 128 of a-z, 0-9, dot, dash and underscore, and begins with a letter or digit"
 
 
@@ -87,6 +86,9 @@ class Directory:
             Conflict: If the name is taken.
             UpstreamError: If the issuer's metadata cannot be had or does not stand.
         """
+        return await self._audited(call, name, lambda: self._add(call, name, spec))
+
+    async def _add(self, call: Call, name: str, spec: ProviderSpec) -> CredentialProvider:
         if not is_name(name):
             raise InvalidRequest(_NAME_RULE)
         entropy = self._services.entropy
@@ -98,8 +100,8 @@ class Directory:
             kind=ProviderKind.OAUTH2,
             provider_id=random_token(entropy, 12),
         )
-        provider = await self._configured(blank, catalog.get(blank.vendor), spec, settings_changed=True)
-        _require_secret(provider, given=spec.secret is not None)
+        provider = await configure(self._services.transport, blank, catalog.get(blank.vendor), spec)
+        require_secret(provider, spec.secret)
         event = call.event(provider=name)
 
         def unit(records: Records) -> None:
@@ -122,27 +124,31 @@ class Directory:
             InvalidRequest: If the specification is contradictory.
             UpstreamError: If the issuer's metadata cannot be had or does not stand.
         """
+        return await self._audited(call, name, lambda: self._update(call, name, spec))
+
+    async def _update(self, call: Call, name: str, spec: ProviderSpec) -> tuple[CredentialProvider, bool]:
         before = await self.get(call.principal.tenant, name)
         if spec.vendor not in (None, before.vendor):
             raise InvalidRequest("the vendor of a provider cannot be changed; add another provider")
-        changed = bool(spec.settings) and {**before.settings, **spec.settings} != before.settings
-        after = await self._configured(before, definition_of(before), spec, settings_changed=changed)
+        after = await configure(self._services.transport, before, definition_of(before), spec)
         after = replace(after, epoch=before.epoch + 1)
+        if spec.secret is not None or (is_public(before) and not is_public(after)):
+            require_secret(after, spec.secret)
         moved = (after.server, after.api_hosts) != (before.server, before.api_hosts)
-        event = call.event(provider=name)
+        cleared = spec.secret is None and moved and not is_public(after)
+        event = call.event(provider=name).ending("ok", secret=_what_became_of_it(spec, cleared=cleared))
 
-        def unit(records: Records) -> bool:
+        def unit(records: Records) -> None:
             if records.find_provider(before.tenant, name) != before:
                 raise Conflict(f"the provider {name} was changed meanwhile; try again", retryable=True)
-            old = records.open_provider_secret(before)
-            secret = spec.secret or (None if moved else old)
-            if after.client_authentication is ClientAuthentication.NONE and after.kind is ProviderKind.OAUTH2:
-                secret = None
+            secret: Secret | None = spec.secret
+            if secret is None and not cleared and not is_public(after):
+                secret = records.open_provider_secret(before)
             records.update_provider(after, secret)
-            records.append_audit(event.ending("ok", secret="kept" if secret == old else "changed"))
-            return old is not None and secret is None
+            records.append_audit(event)
 
-        return after, await self._services.vault.run(unit, event)
+        await self._services.vault.run(unit, event)
+        return after, cleared
 
     async def remove(self, call: Call, name: str) -> tuple[Revoked, ...]:
         """Remove a provider with its secret and every grant at it, of whomever; the grants are revoked at the vendor.
@@ -150,33 +156,33 @@ class Directory:
         Raises:
             UnknownProvider: If there is no such provider.
         """
+        return await self._audited(call, name, lambda: self._remove(call, name))
+
+    async def _remove(self, call: Call, name: str) -> tuple[Revoked, ...]:
         provider = await self.get(call.principal.tenant, name)
         event = call.event(provider=name)
 
-        def unit(records: Records) -> tuple[OAuthClient, list[Grant]]:
+        def unit(records: Records) -> tuple[OAuthClient | None, list[Grant]]:
+            if records.find_provider(provider.tenant, name) != provider:
+                raise Conflict(f"the provider {name} was changed meanwhile; try again", retryable=True)
             found = records.list_provider_grants(provider.tenant, provider.id)
-            client = client_of(records, provider)
+            client = find_client(records, provider)
             records.delete_provider_sessions(provider.tenant, provider.id)
             records.delete_provider_grants(provider.tenant, provider.id)
             records.delete_provider(provider)
             records.append_audit(event.ending("ok", grants=str(len(found.grants) + len(found.corrupt))))
             return client, [grant for grant in found.grants if grant.state is not GrantState.REVOKED]
 
-        client, grants = await self._services.vault.run(unit, event)
-        dialect = dialect_of(provider)
+        async def work() -> tuple[Revoked, ...]:
+            client, grants = await self._services.vault.run(unit, event)
+            revoked: list[Revoked] = []
+            for grant in grants:
+                dialect, transport = dialect_of(provider), self._services.transport
+                outcome = await revoke_at_vendor(transport, provider, dialect, client, grant.tokens)
+                revoked.append(Revoked(name, grant.key.flow, outcome))
+            return tuple(revoked)
 
-        async def revoke() -> tuple[Revoked, ...]:
-            outcomes = [
-                Revoked(
-                    name,
-                    grant.key.flow,
-                    await revoke_at_vendor(self._services.transport, provider, dialect, client, grant.tokens),
-                )
-                for grant in grants
-            ]
-            return tuple(outcomes)
-
-        return await self._services.tasks.run(revoke)
+        return await self._services.tasks.run(work)
 
     async def test(self, call: Call, name: str) -> tuple[ProviderCheck, ...]:
         """Check whether a provider works; asks nobody for consent.
@@ -184,19 +190,20 @@ class Directory:
         Raises:
             UnknownProvider: If there is no such provider.
         """
-        provider = await self.get(call.principal.tenant, name)
-        return await Checkup(self._services).run(call, provider, self.redirect_uri(provider))
 
-    async def secret_state(self, provider: CredentialProvider) -> str:
-        """Whether a provider's secret is there: ``stored``, ``none``, or ``unreadable`` where it does not authenticate."""
+        async def work() -> tuple[ProviderCheck, ...]:
+            provider = await self.get(call.principal.tenant, name)
+            return await Checkup(self._services).run(call, provider, self.redirect_uri(provider))
 
-        def unit(records: Records) -> str:
-            try:
-                return "none" if records.open_provider_secret(provider) is None else "stored"
-            except VaultCorrupt:
-                return "unreadable"
+        return await self._audited(call, name, work)
 
-        return await self._services.vault.read(unit)
+    async def has_secret(self, provider: CredentialProvider) -> bool:
+        """Whether a provider's secret is stored.
+
+        Raises:
+            VaultCorrupt: If it does not authenticate.
+        """
+        return await self._services.vault.read(lambda records: records.open_provider_secret(provider) is not None)
 
     def operator(self, user: User) -> Principal:
         """The operator of this machine, who is no agent: nothing is registered, and the trail says ``operator``."""
@@ -231,101 +238,9 @@ class Directory:
             raise AccessDenied(f"the workload {workload} is disabled")
         return Principal(identity, user, edge, verified=False)
 
-    async def _configured(
-        self, provider: CredentialProvider, definition: ProviderDefinition, spec: ProviderSpec, *, settings_changed: bool
-    ) -> CredentialProvider:
-        """`provider` with what the specification says."""
-        loopback = provider.allow_http_loopback if spec.allow_http_loopback is None else spec.allow_http_loopback
-        release = provider.release if spec.release is None else _release(spec.release)
-        settings = {**provider.settings, **spec.settings}
-        scopes = provider.scopes if spec.scopes is None else parse_scopes(spec.scopes)
-        disabled = provider.disabled if spec.disabled is None else spec.disabled
-        common = replace(
-            provider,
-            kind=definition.kind,
-            settings=settings,
-            release=release,
-            scopes=scopes,
-            allow_http_loopback=loopback,
-            disabled=disabled,
-        )
-        resolved = catalog.resolve(definition, settings)
-        if definition.kind is ProviderKind.API_KEY:
-            if spec.client_id or spec.client_authentication or scopes:
-                raise InvalidRequest("an API key has no client and no scopes")
-            return common
-        found = Discovered(provider.server)
-        if settings_changed:
-            found = await discover(self._services.transport, resolved.endpoints, allow_http_loopback=loopback)
-        _check_server(found.server, allow_http_loopback=loopback)
-        authentication = _authentication(provider, definition, spec, found)
-        flows = tuple(flow for flow in resolved.flows if _is_possible(flow, found.server, authentication))
-        if not flows:
-            raise InvalidRequest("no flow is possible: a user's consent needs an authorization URL, M2M a client secret")
-        if not scopes and spec.scopes is None and not provider.client_id:
-            scopes = frozenset(definition.default_scopes)
-        return replace(
-            common,
-            server=found.server,
-            client_id=_client_id(provider, spec),
-            client_authentication=authentication,
-            flows=flows,
-            scopes=scopes,
-        )
+    async def _audited(self, call: Call, name: str, work: Callable[[], Awaitable[T]]) -> T:
+        return await audited(self._services.vault, call, work, provider=name)
 
 
-def _client_id(provider: CredentialProvider, spec: ProviderSpec) -> str:
-    client_id = provider.client_id if spec.client_id is None else spec.client_id
-    if not client_id or len(client_id) > 512 or not client_id.isprintable():  # noqa: PLR2004 - a bound, like the others
-        raise InvalidRequest("a client id is required: --client-id ID, as the vendor shows it")
-    return client_id
-
-
-def _release(text: str) -> Release:
-    try:
-        return Release(text)
-    except ValueError:
-        raise InvalidRequest("release is one of: token, handle, never") from None
-
-
-def _authentication(
-    provider: CredentialProvider, definition: ProviderDefinition, spec: ProviderSpec, found: Discovered
-) -> ClientAuthentication:
-    accepted = definition.client_authentication
-    if spec.client_authentication is not None:
-        if spec.client_authentication not in {way.value for way in accepted}:
-            raise InvalidRequest(
-                f"{definition.title} accepts client authentication: {', '.join(way.value for way in accepted)}"
-            )
-        return ClientAuthentication(spec.client_authentication)
-    if provider.client_id:
-        return provider.client_authentication
-    offered = [way for way in accepted if way in found.client_authentication and way is not ClientAuthentication.NONE]
-    return offered[0] if offered else accepted[0]
-
-
-def _is_possible(flow: Flow, server: AuthorizationServer, authentication: ClientAuthentication) -> bool:
-    if flow is Flow.M2M:
-        return authentication is not ClientAuthentication.NONE
-    return flow is not Flow.USER_FEDERATION or bool(server.authorization_url)
-
-
-def _check_server(server: AuthorizationServer, *, allow_http_loopback: bool) -> None:
-    if not server.token_url:
-        raise InvalidRequest("the provider needs an issuer whose metadata can be read (--issuer), or a --token-url")
-    for url in (server.authorization_url, server.token_url, server.refresh_url, server.revocation_url, server.jwks_url):
-        if url:
-            check_url(url, allow_http_loopback=allow_http_loopback)
-
-
-def _require_secret(provider: CredentialProvider, *, given: bool) -> None:
-    if provider.kind is ProviderKind.API_KEY:
-        if not given:
-            raise InvalidRequest("an API key is required: --api-key-env VAR, --api-key-file PATH or --api-key-stdin")
-        if provider.release is None:
-            raise InvalidRequest("an API key has no end, so say how it may leave: --release token, handle or never")
-    elif given == (provider.client_authentication is ClientAuthentication.NONE):
-        raise InvalidRequest(
-            "a client secret is required: --client-secret-env VAR, --client-secret-file PATH or --client-secret-stdin; "
-            "a public client has none: --client-auth none"
-        )
+def _what_became_of_it(spec: ProviderSpec, *, cleared: bool) -> str:
+    return "cleared" if cleared else "kept" if spec.secret is None else "changed"

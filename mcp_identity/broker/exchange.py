@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mcp_identity.broker.refresh import insist
 from mcp_identity.broker.services import Services
-from mcp_identity.broker.sessions import grant_key, require_unchanged, session_event
-from mcp_identity.broker.vendor import revoke_at_vendor
+from mcp_identity.broker.sessions import grant_key, require_unchanged
+from mcp_identity.broker.vendor import ask, revoke_at_vendor
+from mcp_identity.domain.audit import session_event
 from mcp_identity.domain.consent import ConsentSession, ConsentState
 from mcp_identity.domain.credentials import Secret, TokenSet
 from mcp_identity.domain.errors import Conflict, DifferentAccount, IdentityError
+from mcp_identity.domain.http import HttpResponse
 from mcp_identity.domain.provider import CredentialProvider, Dialect, OAuthClient
 from mcp_identity.oauth.id_token import jwks_request, verify_id_token
 from mcp_identity.oauth.token import TokenAnswer, authorization_code_request, process_token_response
@@ -49,28 +51,31 @@ class Exchanger:
             return
         try:
             await self._store(exchange, await self._with_account(exchange, answer))
-        except IdentityError as error:
+        except Exception as error:
             transport, provider = self._services.transport, exchange.provider
             await revoke_at_vendor(transport, provider, exchange.dialect, exchange.client, answer.tokens)
-            await self._fail(exchange, error)
+            await self._fail(exchange, error if isinstance(error, IdentityError) else IdentityError("the exchange failed"))
+            if not isinstance(error, IdentityError):
+                raise
 
     async def _exchange(self, exchange: Exchange) -> TokenAnswer:
         provider, request = exchange.provider, exchange.session.request
-        response = await self._services.transport.send(
-            authorization_code_request(
-                provider.server,
-                exchange.client,
-                exchange.dialect,
-                code=exchange.code,
-                redirect_uri=request.redirect_uri,
-                code_verifier=exchange.attempt.code_verifier,
-                resource=request.resource,
-            ),
-            allow_http_loopback=provider.allow_http_loopback,
+        asked = authorization_code_request(
+            provider.server,
+            exchange.client,
+            exchange.dialect,
+            code=exchange.code,
+            redirect_uri=request.redirect_uri,
+            code_verifier=exchange.attempt.code_verifier,
+            resource=request.resource,
         )
-        return process_token_response(
-            response, exchange.dialect, requested_scopes=request.scopes, now=self._services.clock.now()
-        )
+
+        def read(response: HttpResponse) -> TokenAnswer:
+            now = self._services.clock.now()
+            return process_token_response(response, exchange.dialect, requested_scopes=request.scopes, now=now)
+
+        answer = await ask(self._services.transport, provider, asked, read)
+        return replace(answer, tokens=answer.tokens.obtained_from(provider.destination()))
 
     async def _with_account(self, exchange: Exchange, answer: TokenAnswer) -> TokenSet:
         """The account that the tokens belong to: the ID token's subject, verified, or the field that the data file names."""
@@ -95,6 +100,9 @@ class Exchanger:
         event = session_event(session, "complete_consent")
 
         def unit(records: Records) -> None:
+            current = records.find_session(session.id)
+            if current is not None and current.state is ConsentState.COMPLETED:
+                return  # it stands already: the COMMIT that nobody was sure of had succeeded
             require_unchanged(records, session.request)
             key = grant_key(session.request)
             before = records.find_grant(key)

@@ -116,6 +116,8 @@ def store(call: Call, plan: Plan, held: Lease, tokens: TokenSet) -> Unit[Stored]
             records.append_audit(event)
             return Stored(stored.generation)
         current = records.find_grant(plan.key)
+        if current is not None and current.tokens == tokens:
+            return Stored(current.generation)  # it stands already: the COMMIT that nobody was sure of had succeeded
         revoked = current is None or current.state is GrantState.REVOKED
         why = "the grant was revoked" if revoked else "a newer generation stands"
         records.append_audit(event.ending("conflict", dropped=why))

@@ -53,9 +53,9 @@ def definition_of(provider: CredentialProvider) -> ProviderDefinition:
 
 
 def title_of(provider: CredentialProvider) -> str:
-    """The vendor's name for people, also where this version does not know the vendor."""
+    """What people call a configured provider: the vendor's name, or its own where the vendor is none in particular."""
     definition = catalog.find(provider.vendor)
-    return definition.title if definition else provider.vendor
+    return provider.name if definition is None or definition.generic else definition.title
 
 
 def dialect_of(provider: CredentialProvider) -> Dialect:

@@ -16,11 +16,11 @@ from mcp_identity.broker.audit import Call
 from mcp_identity.broker.leases import Held, Leased, Settled
 from mcp_identity.broker.plan import Plan
 from mcp_identity.broker.services import Services
-from mcp_identity.broker.vendor import revoke_at_vendor
+from mcp_identity.broker.vendor import ask, revoke_at_vendor
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.credentials import Flow, Grant, Secret, TokenSet
 from mcp_identity.domain.errors import Conflict, IdentityError, RateLimited, StorageError, UpstreamUnavailable
-from mcp_identity.domain.http import HttpRequest
+from mcp_identity.domain.http import HttpRequest, HttpResponse
 from mcp_identity.domain.provider import OAuthClient
 from mcp_identity.oauth.token import client_credentials_request, process_token_response, refresh_request
 from mcp_identity.vault.records.grants import Lease
@@ -102,7 +102,7 @@ class Refresher:
     async def _use(self, call: Call, plan: Plan, lease: Lease, client: OAuthClient, asked: float) -> int:
         lease = await self.started_in_time(plan, lease, asked)
         try:
-            tokens = await self._ask_vendor(plan, lease.grant, client)
+            tokens = await self.ask_vendor(plan, lease.grant, client)
         except IdentityError as error:
             await self._services.vault.run(
                 leases.fail(call, plan, lease, error), leases.obtaining_event(call, plan, plan.scopes)
@@ -131,18 +131,25 @@ class Refresher:
             lease = renewed
         return lease
 
-    async def _ask_vendor(self, plan: Plan, grant: Grant, client: OAuthClient) -> TokenSet:
+    async def ask_vendor(self, plan: Plan, grant: Grant, client: OAuthClient) -> TokenSet:
+        """The one request.
+
+        Raises:
+            UpstreamError: If it brought nothing.
+        """
         m2m = plan.flow is Flow.M2M
-        response = await self._services.transport.send(
-            _request(plan, client, grant), allow_http_loopback=plan.provider.allow_http_loopback
-        )
-        return process_token_response(
-            response,
-            plan.dialect,
-            requested_scopes=plan.scopes if m2m or grant.tokens is None else grant.tokens.requested_scopes,
-            now=self._services.clock.now(),
-            previous=None if m2m else grant.tokens,
-        ).tokens
+
+        def read(response: HttpResponse) -> TokenSet:
+            return process_token_response(
+                response,
+                plan.dialect,
+                requested_scopes=plan.scopes if m2m or grant.tokens is None else grant.tokens.requested_scopes,
+                now=self._services.clock.now(),
+                previous=None if m2m else grant.tokens,
+            ).tokens
+
+        tokens = await ask(self._services.transport, plan.provider, _request(plan, client, grant), read)
+        return tokens.obtained_from(plan.provider.destination())
 
 
 async def insist(vault: Vault, unit: Unit[T], event: AuditEvent) -> T:
@@ -165,6 +172,6 @@ def _request(plan: Plan, client: OAuthClient, grant: Grant) -> HttpRequest:
             server, client, plan.dialect, scopes=plan.scopes, resource=resource, audience=audience
         )
     refresh_token: Secret | None = grant.tokens.refresh_token if grant.tokens else None
-    if refresh_token is None:
-        raise Conflict("the grant has no refresh token any more", retryable=True)
+    if grant.tokens is None or refresh_token is None or grant.tokens.destination != plan.provider.destination():
+        raise Conflict("the grant has no refresh token for this provider any more", retryable=True)
     return refresh_request(server, client, plan.dialect, refresh_token=refresh_token, resource=resource, audience=audience)

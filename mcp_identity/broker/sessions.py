@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from mcp_identity.broker.plan import consent_digest
-from mcp_identity.domain.audit import AuditEvent
-from mcp_identity.domain.consent import ConsentRequest, ConsentSession
+from mcp_identity.domain.consent import ConsentRequest
 from mcp_identity.domain.credentials import Flow, GrantKey
 from mcp_identity.domain.errors import ProviderMisconfigured
 from mcp_identity.domain.provider import CredentialProvider
@@ -50,22 +49,3 @@ def require_unchanged(records: Records, request: ConsentRequest) -> CredentialPr
     if provider is None or not unchanged:
         raise ProviderMisconfigured("the provider or the agent was changed since the link was given; ask for a new link")
     return provider
-
-
-def session_event(session: ConsentSession, action: str) -> AuditEvent:
-    """What the trail says of a step in the browser: it acts for the principal that asked."""
-    request = session.request
-    return AuditEvent(
-        tenant=request.tenant,
-        workload=request.workload,
-        workload_id=request.workload_id,
-        user_key=request.user,
-        user_display=request.user_display,
-        verified=request.workload_verified,
-        edge="web",
-        action=action,
-        provider=request.provider,
-        flow=request.flow.value,
-        scopes=tuple(sorted(request.scopes)),
-        correlation_id=session.id[:COOKIE_ID_LENGTH],
-    )

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from mcp_identity.domain.errors import IdentityError, VaultUnavailable
+from mcp_identity.domain.errors import VaultUnavailable
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Exception)
@@ -115,9 +115,7 @@ class OwnedTasks:
 
 
 def one_more(error: E) -> E:
-    """The same error for one more waiter: each call is written down by itself, and each raises its own traceback."""
+    """The same error for one more waiter, so that each raises its own traceback and marks its own as written down."""
     again = type(error).__new__(type(error), *error.args)
     again.__dict__.update(vars(error))
-    if isinstance(again, IdentityError):
-        again.audited = False
     return again

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from mcp_identity.broker.access import require_access, require_workload
 from mcp_identity.broker.answers import TokenReleased
@@ -18,8 +19,9 @@ from mcp_identity.broker.release import release_token
 from mcp_identity.broker.services import Services
 from mcp_identity.broker.tasks import Owned, one_more
 from mcp_identity.domain.audit import AuditEvent
-from mcp_identity.domain.credentials import Flow, Grant, GrantState, Reason
-from mcp_identity.domain.errors import Conflict, UpstreamError
+from mcp_identity.domain.credentials import Flow, Grant, GrantState, Reason, TokenSet
+from mcp_identity.domain.errors import Conflict, IdentityError, UpstreamError
+from mcp_identity.domain.provider import CredentialProvider
 from mcp_identity.oauth.scopes import with_implied
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.grants import grant_key_hash
@@ -145,22 +147,30 @@ class Tokens:
         Returns:
             The generation that answers these calls.
         """
+        try:
+            return await self._under_way_for(call, plan, seen).wait()
+        except IdentityError as error:
+            error.audited = False  # the trail may know of the refresh; it does not know of this call
+            raise
+
+    def _under_way_for(self, call: Call, plan: Plan, seen: Grant | None) -> Owned[int]:
         name = grant_key_hash(plan.key)
         owned = self._under_way.get(name)
-        if owned is None:
-            self._require_no_pause(name)
+        if owned is not None:
+            return owned
+        self._require_no_pause(name)
 
-            async def work() -> int:
-                try:
-                    return await self._refresher.obtain(call, plan, seen.generation if seen else 0)
-                except UpstreamError as error:
-                    self._begin_pause(name, error)
-                    raise
-                finally:
-                    del self._under_way[name]
+        async def work() -> int:
+            try:
+                return await self._refresher.obtain(call, plan, seen.generation if seen else 0)
+            except UpstreamError as error:
+                self._begin_pause(name, error)
+                raise
+            finally:
+                del self._under_way[name]
 
-            owned = self._under_way[name] = self._services.tasks.start(work)
-        return await owned.wait()
+        owned = self._under_way[name] = self._services.tasks.start(work)
+        return owned
 
     def _begin_pause(self, name: bytes, error: UpstreamError) -> None:
         now = self._services.clock.monotonic()
@@ -200,12 +210,17 @@ def _judge(
     alive = tokens.is_alive(now)
     if just_obtained or tokens.is_fresh(now, asked) or (alive and (serve_alive or not tokens.may_refresh(now))):
         return None
-    ended = tokens.refresh_expires_at is not None and tokens.refresh_expires_at <= now
-    if plan.flow is Flow.M2M or (tokens.refresh_token is not None and not ended):
+    if plan.flow is Flow.M2M or may_be_refreshed(plan.provider, tokens, now):
         return _Stale(grant)
     if alive and asked is None:
         return None
     return NeedsConsent(Reason.EXPIRED, plan.scopes | tokens.scopes, missing)
+
+
+def may_be_refreshed(provider: CredentialProvider, tokens: TokenSet, now: datetime) -> bool:
+    """Whether there is a refresh token that still lives, and was given by the endpoints that it would go to."""
+    ended = tokens.refresh_expires_at is not None and tokens.refresh_expires_at <= now
+    return tokens.refresh_token is not None and not ended and tokens.destination == provider.destination()
 
 
 def _ask(plan: Plan, grant: Grant | None) -> NeedsConsent:

@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
+from collections.abc import Callable
+from typing import TypeVar
+from urllib.parse import unquote_plus
+
 from mcp_identity.domain.credentials import TokenSet
-from mcp_identity.domain.errors import Conflict, IdentityError
+from mcp_identity.domain.errors import Conflict, IdentityError, UpstreamRejected
+from mcp_identity.domain.http import HttpRequest, HttpResponse
 from mcp_identity.domain.provider import CredentialProvider, Dialect, OAuthClient
 from mcp_identity.oauth.revocation import TokenTypeHint, process_revocation_response, revocation_request
 from mcp_identity.transport import Transport
 from mcp_identity.vault.records import Records
 
+T = TypeVar("T")
 FAILED = "failed"
+_SHORTEST_SECRET = 8
+
+
+async def ask(transport: Transport, provider: CredentialProvider, request: HttpRequest, read: Callable[[HttpResponse], T]) -> T:
+    """Send a request that carries secrets, and read its answer.
+
+    Raises:
+        UpstreamRejected: If the vendor refused; an error code that repeats what we sent is none.
+        UpstreamError: If there is no usable answer.
+    """
+    response = await transport.send(request, allow_http_loopback=provider.allow_http_loopback)
+    try:
+        return read(response)
+    except UpstreamRejected as error:
+        if len(error.error) < _SHORTEST_SECRET or error.error not in _sent(request):
+            raise
+        message = "the authorization server refused the request, and repeats what we sent as its reason"
+        raise UpstreamRejected(message, error="unspecified") from None
+
+
+def _sent(request: HttpRequest) -> str:
+    """Everything that a request says, as text."""
+    scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
+    if scheme == "Basic":
+        credential = b64decode(credential).decode("utf-8", "replace")
+    return f"{unquote_plus((request.body or b'').decode('ascii', 'replace'))} {unquote_plus(credential)}"
 
 
 def client_of(records: Records, provider: CredentialProvider) -> OAuthClient:
@@ -42,7 +75,7 @@ async def revoke_at_vendor(
     """
     if tokens is None:
         return "nothing"
-    if client is None:
+    if client is None or tokens.destination != provider.destination():
         return FAILED
     outcomes = [
         await _revoke_one(transport, provider, dialect, client, tokens, hint) for hint in ("refresh_token", "access_token")

@@ -41,10 +41,11 @@ def tail(
 
     async def errand(graph: Graph) -> None:
         found = await graph.broker.list_audit(DEFAULT_TENANT, limit=max(count, 1))
-        place = found[-1][0] if found else 0
+        place = found[-1][0] if found else (0, "", 0)
         _show([event for _, event in found[-count:]] if count else [], json=json, live=follow)
         while follow:
-            await anyio.sleep(_POLL_SECONDS)
+            if len(found) < _AT_ONCE:
+                await anyio.sleep(_POLL_SECONDS)
             found = await graph.broker.list_audit(DEFAULT_TENANT, limit=_AT_ONCE, after=place)
             place = found[-1][0] if found else place
             _show([event for _, event in found], json=json, live=True)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 import webbrowser
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
@@ -35,6 +38,14 @@ EXAMPLES = examples(
 _LONGEST_WAIT = 50.0
 _LAST_PAGE_SECONDS = 1.0
 """How long the page is served on once the consent has ended: the browser still fetches what tells the outcome."""
+_REDIRECT = """\
+<!doctype html>
+<meta charset="utf-8">
+<meta name="referrer" content="no-referrer">
+<meta http-equiv="refresh" content="0; url={0}">
+<title>Continue</title>
+<a href="{0}">Continue</a>
+"""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -64,9 +75,12 @@ def connect(
         request = TokenRequest(provider, tuple(sorted(wanted)), Flow.USER_FEDERATION.value, resource)
         consent = await graph.broker.start_consent(graph.broker.call(principal, "start_consent"), request)
         say(f"Open this link to connect {provider}:\n\n  {consent.authorization_url}\n")
-        if not no_browser and may_open(consent.authorization_url):
-            await anyio.to_thread.run_sync(webbrowser.open, consent.authorization_url)
-        with _waiting(f"waiting for the answer, until {local_time(consent.expires_at)}"):
+        with ExitStack() as until_answered:
+            if not no_browser and may_open(consent.authorization_url):
+                with suppress(OSError):  # the printed link remains
+                    page = until_answered.enter_context(private_page(consent.authorization_url))
+                    await anyio.to_thread.run_sync(webbrowser.open, page)
+            until_answered.enter_context(_waiting(f"waiting for the answer, until {local_time(consent.expires_at)}"))
             status = await _wait(graph, principal, consent, wait_seconds)
         return _tell(provider, status)
 
@@ -78,6 +92,19 @@ def may_open(url: str) -> bool:
     """Whether a browser may be started on this URL: https, or http on this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+
+
+@contextmanager
+def private_page(link: str) -> Generator[str]:
+    """A page on the disk that leads to `link`, and that only this user can read; its URL, good while the block lasts.
+
+    A browser is given what to open as an argument, and everybody on the machine can read a program's arguments.
+    """
+    with TemporaryDirectory(prefix="mcp-identity-", ignore_cleanup_errors=True) as folder:
+        page = Path(folder, "continue.html")
+        page.touch(0o600)
+        page.write_text(_REDIRECT.format(escape(link)), "utf-8")
+        yield page.as_uri()
 
 
 async def _scopes_to_ask(

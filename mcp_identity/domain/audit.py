@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from mcp_identity.domain.consent import ConsentSession
+
+CORRELATION_LENGTH = 16
+"""Characters of a session id that join the rows of one consent."""
+
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
@@ -48,3 +53,22 @@ class AuditEvent:
     def ending(self, outcome: str, **detail: str) -> AuditEvent:
         """The same event with its outcome, and further facts."""
         return replace(self, outcome=outcome, detail={**self.detail, **detail})
+
+
+def session_event(session: ConsentSession, action: str) -> AuditEvent:
+    """What the trail says of a step in the browser: it acts for the principal that asked."""
+    request = session.request
+    return AuditEvent(
+        tenant=request.tenant,
+        workload=request.workload,
+        workload_id=request.workload_id,
+        user_key=request.user,
+        user_display=request.user_display,
+        verified=request.workload_verified,
+        edge="web",
+        action=action,
+        provider=request.provider,
+        flow=request.flow.value,
+        scopes=tuple(sorted(request.scopes)),
+        correlation_id=session.id[:CORRELATION_LENGTH],
+    )

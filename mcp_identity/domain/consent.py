@@ -165,6 +165,7 @@ class ConsentView:
         scopes: What will be asked for, sorted.
         parameters: Parameters that the agent set.
         resource: RFC 8707 resource, or empty.
+        audience: Audience, or empty.
         expires_at: When the link ends.
         account_known: An account is connected already; another one needs the user's word.
     """
@@ -181,6 +182,7 @@ class ConsentView:
     scopes: tuple[str, ...]
     parameters: tuple[tuple[str, str], ...]
     resource: str
+    audience: str
     expires_at: datetime
     account_known: bool
 

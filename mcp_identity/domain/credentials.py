@@ -129,6 +129,7 @@ class TokenSet:
         refresh_expires_at: When the refresh token ends, where the server said.
         account_id: The vendor's stable identifier of the account, where it is known.
         extra: Facts of the answer that the provider's file names, e.g. ``instance_url``. No secrets.
+        destination: Digest of the endpoints and the client that it was obtained with; its refresh token goes nowhere else.
     """
 
     access_token: Secret
@@ -142,6 +143,7 @@ class TokenSet:
     refresh_expires_at: datetime | None = None
     account_id: str = ""
     extra: dict[str, str] = field(default_factory=dict[str, str])
+    destination: str = ""
 
     @property
     def effective_expires_at(self) -> datetime | None:
@@ -190,6 +192,10 @@ class TokenSet:
     def is_long_lived(self) -> bool:
         """Whether it has no known end within a day; such a credential needs an explicit release mode."""
         return self.expires_at is None or self.expires_at - self.obtained_at > LONG_LIVED_AFTER
+
+    def obtained_from(self, destination: str) -> TokenSet:
+        """The same token set, bound to where it was obtained."""
+        return replace(self, destination=destination)
 
     def with_account(self, account_id: str) -> TokenSet:
         """The same token set, with the account that it belongs to."""

@@ -280,6 +280,12 @@ class CredentialProvider:
     epoch: int = 1
     disabled: bool = False
 
+    def destination(self) -> str:
+        """SHA-256 over where this provider's refresh tokens are sent, and as whom; a token set is sealed together with it."""
+        server = self.server
+        sent_to = [server.issuer, server.token_url, server.refresh_url, server.revocation_url, self.client_id]
+        return hashlib.sha256(json.dumps([*sent_to, self.allow_http_loopback]).encode("ascii")).hexdigest()
+
     def configuration_digest(self) -> str:
         """SHA-256 over everything that decides where its secret goes; the context of that secret's seal."""
         server = self.server

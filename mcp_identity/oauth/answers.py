@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import NoReturn, TypeAlias
 
-from mcp_identity.domain.errors import UpstreamBadResponse, UpstreamRejected, UpstreamUnavailable, clean_text
+from mcp_identity.domain.errors import UpstreamBadResponse, UpstreamRejected, UpstreamUnavailable
 from mcp_identity.domain.http import HttpResponse
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
@@ -25,6 +25,7 @@ MAXIMUM_DEPTH = 32
 
 _TOO_MANY_REQUESTS = 429
 _JSON_TYPE = re.compile(r"application/(?:[a-z0-9!#$&^_.+-]+\+)?json")
+_ERROR_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,47}")
 _DELTA_SECONDS = re.compile(r"[0-9]{1,9}")
 
 
@@ -113,9 +114,11 @@ def reject(error: str, description: str = "", *, retry_after: int | None = None)
     Raises:
         UpstreamRejected: Always.
     """
+    # An error code is a short word; whatever else stands there may be a secret of ours that the server repeats.
+    code = error if _ERROR_CODE.fullmatch(error) else "unspecified"
     raise UpstreamRejected(
-        f"the authorization server refused the request: {clean_text(error, 120)}",
-        error=error,
+        f"the authorization server refused the request: {code}",
+        error=code,
         description=description,
         retry_after_seconds=retry_after,
     )

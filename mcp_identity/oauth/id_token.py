@@ -34,6 +34,8 @@ _ALGORITHMS: dict[str, KeyType] = {
     "ES256": "EC", "ES384": "EC", "ES512": "EC", "Ed25519": "OKP",
 }  # fmt: skip
 """Asymmetric ones alone: with a symmetric one, whoever may verify may forge."""
+_CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521", "Ed25519": "Ed25519"}
+"""The one curve of each algorithm (RFC 7518 §3.4, RFC 9864 §2.2); a key on another one is not meant for it."""
 
 
 def jwks_request(server: AuthorizationServer) -> HttpRequest:
@@ -137,7 +139,9 @@ def _header(id_token: str) -> Fields:
 def _fits(key: Fields, algorithm: str) -> bool:
     if key.get("kty") != _ALGORITHMS[algorithm] or key.get("use", "sig") != "sig" or key.get("alg", algorithm) != algorithm:
         return False
-    return key["kty"] != "RSA" or _rsa_bits(key.get("n")) >= MINIMUM_RSA_BITS
+    if key["kty"] == "RSA":
+        return _rsa_bits(key.get("n")) >= MINIMUM_RSA_BITS
+    return key.get("crv") == _CURVES[algorithm]
 
 
 def _rsa_bits(modulus: Json) -> int:

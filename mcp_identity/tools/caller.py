@@ -7,20 +7,17 @@ request of the process.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from mcp_identity.domain.identity import UNKNOWN_CLIENT, slug
+from mcp_identity.domain.identity import slug
 
 if TYPE_CHECKING:
     from mcp_identity.broker.audit import Call
     from mcp_identity.broker.broker import Broker
     from mcp_identity.domain.identity import Principal, User
-
-_client_name: ContextVar[str] = ContextVar("client_name", default="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +46,7 @@ class StdioCaller:
         """
         self._local = local
         self._lock = anyio.Lock()
+        self._client_name = ""
         self._principal: Principal | None = None
 
     async def begin(self, action: str) -> tuple[Broker, Call]:
@@ -56,19 +54,16 @@ class StdioCaller:
         local = await self._local()
         async with self._lock:
             if self._principal is None:
-                workload = local.workload or slug(_client_name.get() or UNKNOWN_CLIENT)
+                workload = local.workload or slug(self._client_name)
                 self._principal = await local.broker.directory.local_principal(workload, local.user, "stdio")
         return local.broker, local.broker.call(self._principal, action)
 
+    async def note_client(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Server middleware: keep the name that the MCP client gave first.
 
-async def note_client(ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Server middleware: keep the MCP client's name for the length of a message.
-
-    The name comes with `initialize`, or in every message of protocol version 2026-07-28; a client may also give none.
-    """
-    parameters = ctx.session.client_params
-    token = _client_name.set(parameters.client_info.name if parameters is not None and parameters.client_info else "")
-    try:
+        It comes with `initialize`, or in every message of protocol version 2026-07-28; a client may also give none.
+        """
+        parameters = ctx.session.client_params
+        if not self._client_name and parameters is not None and parameters.client_info:
+            self._client_name = parameters.client_info.name
         return await call_next(ctx)
-    finally:
-        _client_name.reset(token)

@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     from mcp_identity.domain.identity import Principal
 
 
-def _no_default(schema: dict[str, Any]) -> None:
+def without_default(schema: dict[str, Any]) -> None:
+    """Leave the default out of a field's schema: it is no value of the field's type, only Python's way to say absent."""
     schema.pop("default", None)
 
 
 def _optional(description: str) -> Any:
-    return Field(default=None, description=description, json_schema_extra=_no_default)
+    return Field(default=None, description=description, json_schema_extra=without_default)
 
 
 Text = Annotated[str | SkipJsonSchema[None], Field()]
@@ -185,16 +186,22 @@ def answer(result: Result, text: str = "") -> CallToolResult:
 
 
 def error_answer(error: IdentityError, correlation_id: str) -> CallToolResult:
-    """A tool error, in the arm that every output schema has."""
+    """A tool error, in the arm that every output schema has.
+
+    Args:
+        error: What went wrong.
+        correlation_id: Names the call in the trail; empty where the call could not even begin.
+    """
     result = Result(
         status="error",
         code=error.code,
         message=error.message,
         retryable=error.retryable,
         retry_after_seconds=error.retry_after_seconds,
-        correlation_id=correlation_id,
+        correlation_id=correlation_id or None,
     )
-    return answer(result, f"{error.code}: {error.message} (correlation id {correlation_id})")
+    named = f" (correlation id {correlation_id})" if correlation_id else ""
+    return answer(result, f"{error.code}: {error.message}{named}")
 
 
 def consent_text(required: ConsentRequired) -> str:

@@ -1,137 +1,52 @@
 """The MCP edge: tools, resources and the prompt, for every protocol version that the SDK serves.
 
-It says what can be asked and maps answers and errors; it decides nothing. No vault is imported here, so that `tools/list`
+It says what can be asked, and decides nothing; `edge.py` maps what fails. No vault is imported here, so that `tools/list`
 is answered before the heavy libraries are loaded. Arguments are the model's and are trusted for nothing.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
-from mcp import MCPError
-from mcp.server import MCPServer
-from mcp.server.caching import CacheHint
-from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
-from mcp.types import INVALID_PARAMS, CallToolResult, InputRequiredResult, ToolAnnotations
-from pydantic import Field, ValidationError
+from mcp.types import CallToolResult, ToolAnnotations
+from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
-from mcp_identity.domain.errors import IdentityError, InvalidRequest, clean_text
+from mcp_identity.domain.errors import UnknownProvider, clean_text
+from mcp_identity.domain.identity import is_name
 from mcp_identity.tools import results
-from mcp_identity.tools.caller import StdioCaller, note_client
-from mcp_identity.tools.texts import CONNECT_ACCOUNT, DESCRIPTIONS, INSTRUCTIONS
+from mcp_identity.tools.caller import StdioCaller
+from mcp_identity.tools.edge import IdentityServer
+from mcp_identity.tools.texts import CONNECT_ACCOUNT, DESCRIPTIONS
 
 if TYPE_CHECKING:
     from mcp_identity.broker.answers import TokenRequest
-    from mcp_identity.broker.audit import Call
-    from mcp_identity.broker.broker import Broker
-
-log = logging.getLogger(__name__)
-_correlation: ContextVar[str] = ContextVar("correlation", default="")
 
 Provider = Annotated[str, Field(description="the name of a credential provider, from list_providers")]
 Scopes = Annotated[list[str], Field(description="scopes that are needed, one per item; leave empty for the provider's own")]
 Flow = Annotated[str, Field(description="M2M or USER_FEDERATION; leave empty where the provider offers only one")]
 Resource = Annotated[str, Field(description="RFC 8707 resource: the absolute URI of the API that the token is for")]
 Audience = Annotated[str, Field(description="audience, for authorization servers that take one")]
-Lifetime = Annotated[int | None, Field(description="seconds that the token must still live", ge=0, le=86_400)]
+Lifetime = Annotated[
+    int | SkipJsonSchema[None],
+    Field(description="seconds that the token must still live", ge=0, le=86_400, json_schema_extra=results.without_default),
+]
 SessionUri = Annotated[str, Field(description="the session_uri of a consent, from get_token or start_consent")]
 ReturnUrl = Annotated[str, Field(description="where the browser goes at the end; only URLs registered for this agent")]
 CustomState = Annotated[str, Field(description="handed back at the return_url")]
 Parameters = Annotated[dict[str, str], Field(description="further authorization parameters that this provider lets agents set")]
 
 
-class IdentityServer(MCPServer[Any]):
-    """An MCPServer that refuses what it does not know, and maps every failure in one place."""
-
-    def __init__(self, caller: StdioCaller, version: str, handled: Callable[[], None]) -> None:
-        """Name the server and its caller; `build_server` adds the tools."""
-        super().__init__(
-            "mcp-identity",
-            title="Identity for agents",
-            instructions=INSTRUCTIONS,
-            version=version,
-            log_level="WARNING",
-            cache_hints={"tools/list": CacheHint(60_000, "private"), "prompts/list": CacheHint(60_000, "private")},
-            middleware=[note_client, _tell_when_listed(handled)],
-        )
-        self._caller = caller
-
-    async def begin(self, action: str) -> tuple[Broker, Call]:
-        """Begin a call of the verified principal."""
-        broker, call = await self._caller.begin(action)
-        _correlation.set(call.correlation_id)
-        return broker, call
-
-    async def call_tool(
-        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
-    ) -> CallToolResult | InputRequiredResult:
-        """Call a tool; whatever fails becomes a tool error in the arm that its output schema has."""
-        tool = next((tool for tool in await self.list_tools() if tool.name == name), None)
-        if tool is None:
-            raise MCPError(INVALID_PARAMS, f"Unknown tool: {clean_text(name, 64)}")
-        token = _correlation.set("")
-        try:
-            known: dict[str, Any] = tool.input_schema.get("properties", {})
-            unknown = [argument for argument in arguments if argument not in known]
-            if unknown:
-                return await self._refused(name, _misspelt(unknown[0], list(known)))
-            return await super().call_tool(name, arguments, context)
-        except ToolError as error:
-            return await self._failed(name, error)
-        finally:
-            _correlation.reset(token)
-
-    async def _failed(self, name: str, error: ToolError) -> CallToolResult:
-        cause = error.__cause__
-        if isinstance(cause, IdentityError):
-            return results.error_answer(cause, _correlation.get())
-        if isinstance(cause, ValidationError) and not isinstance(error, UnexpectedToolError):
-            found = cause.errors(include_input=False, include_url=False, include_context=False)
-            what = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['type']}" for each in found[:8])
-            return await self._refused(name, InvalidRequest(f"the arguments do not fit: {what}"))
-        log.error("the tool %s failed unexpectedly (%s)", name, type(cause).__name__)
-        return results.error_answer(IdentityError("the server failed; its log knows more"), _correlation.get())
-
-    async def _refused(self, name: str, error: IdentityError) -> CallToolResult:
-        """Refuse a call whose arguments do not fit; the trail knows of it too."""
-        try:
-            broker, call = await self.begin(name)
-            await broker.refuse(call, error)
-        except IdentityError as failed:
-            return results.error_answer(failed, _correlation.get())
-        return results.error_answer(error, call.correlation_id)
-
-
-def _misspelt(argument: str, known: list[str]) -> InvalidRequest:
-    near = get_close_matches(argument[:64], known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"its arguments are: {', '.join(known) or 'none'}"
-    return InvalidRequest(f"there is no argument {clean_text(argument, 64)!r}; {hint}")
-
-
-def _tell_when_listed(handled: Callable[[], None]) -> Any:
-    async def middleware(ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
-        answer = await call_next(ctx)
-        if ctx.method == "tools/list":
-            handled()
-        return answer
-
-    return middleware
-
-
-def build_server(caller: StdioCaller, *, version: str, handled: Callable[[], None] = lambda: None) -> IdentityServer:
+def build_server(caller: StdioCaller, *, version: str, listed: Callable[[], None] = lambda: None) -> IdentityServer:
     """Make the server with the tools that agents need.
 
     Args:
         caller: Who is calling, and the broker behind.
         version: Of the product.
-        handled: Told when a list of tools was answered.
+        listed: Told when the list of tools was read.
     """
-    server = IdentityServer(caller, version, handled)
+    server = IdentityServer(caller, version, listed)
     _add_token_tools(server)
     _add_consent_tools(server)
     _add_grant_tools(server)
@@ -175,7 +90,7 @@ def _add_token_tools(server: IdentityServer) -> None:
         provider: Provider,
     ) -> Annotated[CallToolResult, results.ApiKeyResult]:
         broker, call = await server.begin("get_api_key")
-        return results.api_key_answer(await broker.get_api_key(call, provider))
+        return results.api_key_answer(await broker.get_api_key(call, _name(provider)))
 
 
 def _add_consent_tools(server: IdentityServer) -> None:
@@ -202,7 +117,7 @@ def _add_consent_tools(server: IdentityServer) -> None:
     @server.tool(title="Where a consent stands", description=DESCRIPTIONS["get_consent"], annotations=_reads())
     async def get_consent(  # pyright: ignore[reportUnusedFunction]
         session_uri: SessionUri,
-        wait_seconds: Annotated[int, Field(description="wait up to so long until it ends; 0 to 50")] = 0,
+        wait_seconds: Annotated[int, Field(description="wait up to so long until it ends; 0 to 50", ge=0, le=50)] = 0,
     ) -> Annotated[CallToolResult, results.ConsentStatusResult]:
         broker, call = await server.begin("get_consent")
         return results.consent_status_answer(await broker.get_consent(call, session_uri, wait_seconds))
@@ -220,7 +135,7 @@ def _add_grant_tools(server: IdentityServer) -> None:
         flow: Annotated[str, Field(description="only grants of this flow; leave empty for every grant at the provider")] = "",
     ) -> Annotated[CallToolResult, results.RevokeResult]:
         broker, call = await server.begin("revoke_grant")
-        return results.revoked_answer(provider, await broker.revoke_grant(call, provider, flow))
+        return results.revoked_answer(provider, await broker.revoke_grant(call, _name(provider), flow))
 
     @server.tool(title="Who am I", description=DESCRIPTIONS["whoami"], annotations=_reads())
     async def whoami() -> Annotated[CallToolResult, results.WhoamiResult]:  # pyright: ignore[reportUnusedFunction]
@@ -274,7 +189,7 @@ def _request(
     from mcp_identity.broker.answers import TokenRequest
 
     return TokenRequest(
-        provider=provider,
+        provider=_name(provider),
         scopes=tuple(scopes),
         flow=flow,
         resource=resource,
@@ -285,6 +200,13 @@ def _request(
         custom_state=custom_state,
         custom_parameters=tuple(custom_parameters.items()),
     )
+
+
+def _name(provider: str) -> str:
+    """A name that a provider may have; what cannot be one is not repeated to anybody."""
+    if not is_name(provider):
+        raise UnknownProvider("there is no credential provider of this name; call list_providers for the names")
+    return provider
 
 
 def _reads() -> ToolAnnotations:

@@ -85,10 +85,7 @@ class KeyRing:
         keys: dict[bytes, DataKey] = {}
         current: DataKey | None = None
         for row in sorted(rows, key=lambda row: row.version):
-            context = WrapContext(self.vault_id, row.tenant, row.version, row.purpose)
-            key = DataKey(bytes.fromhex(row.id), self._backend.unwrap(row.wrapped, context))
-            if open_sealed(lambda _, key=key: key, row.constant, _place(row.tenant, row.id)) != _CONSTANT:
-                raise VaultCorrupt("a tenant key does not open its own constant")
+            key = self._unwrapped(row)
             keys[key.id] = key
             current = key if row.state == "active" else current
         if current is None:
@@ -100,8 +97,9 @@ class KeyRing:
 
     def forget(self) -> None:
         """Drop the tenants' keys; they are unwrapped again on next use."""
-        for tenant in [tenant for tenant in self._loaded_at if tenant != VAULT]:
-            del self._loaded_at[tenant]
+        for tenant in list(self._loaded_at):
+            if tenant != VAULT:
+                self._loaded_at.pop(tenant, None)
 
     def current(self, tenant: str) -> DataKey:
         """The key that new records of a tenant are sealed with.
@@ -130,6 +128,16 @@ class KeyRing:
         key = self._derived.get(purpose)
         if key is None:
             key = self._derived[purpose] = derive(self._current[VAULT].material, purpose)
+        return key
+
+    def _unwrapped(self, row: WrappedKey) -> DataKey:
+        context = WrapContext(self.vault_id, row.tenant, row.version, row.purpose)
+        try:
+            key = DataKey(bytes.fromhex(row.id), self._backend.unwrap(row.wrapped, context))
+        except ValueError:
+            raise VaultCorrupt("a tenant key was changed outside the product") from None
+        if open_sealed(lambda _: key, row.constant, _place(row.tenant, row.id)) != _CONSTANT:
+            raise VaultCorrupt("a tenant key does not open its own constant")
         return key
 
     def _require(self, tenant: str) -> None:

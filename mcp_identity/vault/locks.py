@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -39,45 +40,79 @@ else:
         return True
 
 
+_PROCESS_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""Ids of processes come out of the database too, and name files."""
+
+
 def _open_private(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+
+
+def _locked(path: Path, *, shared: bool) -> IO[bytes] | None:
+    file = _open_private(path)
+    if _try_lock(file, shared=shared):
+        return file
+    file.close()
+    return None
 
 
 class ProcessLocks:
     """The locks of one process on one vault folder."""
 
-    def __init__(self, home: Path, process_id: str, *, wait_seconds: float = 5.0) -> None:
+    def __init__(self, home: Path, process_id: str, *, wait_seconds: float) -> None:
         """Name the folder and this process; nothing is locked yet.
 
         Args:
             home: The vault's folder.
             process_id: Random; never reused, so a free lock file means a dead process.
-            wait_seconds: How long `exclusive` waits for the others.
+            wait_seconds: How long the others are waited for.
         """
         self._vault_file = home / "vault.lock"
+        self._creation_file = home / "create.lock"
         self._folder = home / "processes"
         self._process_id = process_id
         self._wait_seconds = wait_seconds
         self._held: list[IO[bytes]] = []
 
     def hold(self) -> None:
-        """Declare this process alive and share the vault with the others that have it open."""
+        """Declare this process alive and share the vault with the others that have it open.
+
+        Raises:
+            VaultUnavailable: If one of them upgrades it and takes too long over it.
+        """
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        mine = _open_private(self._folder / f"{self._process_id}.lock")
-        _try_lock(mine, shared=False)
-        mine.write(json.dumps({"pid": os.getpid(), "program": Path(sys.argv[0] or "python").name}).encode())
-        mine.flush()
-        self._held.append(mine)
-        shared = _open_private(self._vault_file)
-        self._wait_for(lambda: _try_lock(shared, shared=True), shared)
-        self._held.append(shared)
+        try:
+            mine = self._wait_for(self._claim)
+            self._held.append(mine)
+            mine.write(json.dumps({"pid": os.getpid(), "program": Path(sys.argv[0] or "python").name}).encode())
+            mine.flush()
+            self._held.append(self._wait_for(lambda: _locked(self._vault_file, shared=True)))
+        except VaultUnavailable:
+            self.release()
+            raise
+
+    def _claim(self) -> IO[bytes] | None:
+        """Our own lock file, locked. Whoever asked after us just then may have held it, or removed it as a dead one's."""
+        path = self._folder / f"{self._process_id}.lock"
+        file = _locked(path, shared=False)
+        with contextlib.suppress(FileNotFoundError):
+            if file is not None and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        if file is not None:
+            file.close()
+        return None
 
     def release(self) -> None:
         """Let go of everything."""
-        for file in self._held:
-            file.close()
-        self._held.clear()
-        (self._folder / f"{self._process_id}.lock").unlink(missing_ok=True)
+        if self._held:
+            for file in self._held:
+                file.close()
+            self._held.clear()
+            (self._folder / f"{self._process_id}.lock").unlink(missing_ok=True)
+
+    def is_being_made(self) -> bool:
+        """Whether a process makes a vault here, or once did: it may be in the middle of it."""
+        return self._creation_file.exists()
 
     @contextlib.contextmanager
     def creating(self) -> Generator[None]:
@@ -86,12 +121,8 @@ class ProcessLocks:
         Raises:
             VaultUnavailable: If another one takes too long over it.
         """
-        file = _open_private(self._vault_file.with_name("create.lock"))
-        self._wait_for(lambda: _try_lock(file, shared=False), file)
-        try:
+        with self._wait_for(lambda: _locked(self._creation_file, shared=False)):
             yield
-        finally:
-            file.close()
 
     @contextlib.contextmanager
     def exclusive(self) -> Generator[None]:
@@ -100,16 +131,12 @@ class ProcessLocks:
         Raises:
             VaultUnavailable: If others keep it open; they are named.
         """
-        file = _open_private(self._vault_file)
-        self._wait_for(lambda: _try_lock(file, shared=False), file)
-        try:
+        with self._wait_for(lambda: _locked(self._vault_file, shared=False)):
             yield
-        finally:
-            file.close()
 
     def is_dead(self, process_id: str) -> bool:
         """Whether the process of this id is known to have ended."""
-        if process_id == self._process_id:
+        if process_id == self._process_id or not _PROCESS_ID.fullmatch(process_id):
             return False
         path = self._folder / f"{process_id}.lock"
         try:
@@ -134,11 +161,13 @@ class ProcessLocks:
                     names.append(f"{about['program']} (pid {int(about['pid'])})")
         return names
 
-    def _wait_for(self, attempt: Callable[[], bool], file: IO[bytes]) -> None:
+    def _wait_for(self, attempt: Callable[[], IO[bytes] | None]) -> IO[bytes]:
         deadline = time.monotonic() + self._wait_seconds
-        while not attempt():
+        while True:
+            file = attempt()
+            if file is not None:
+                return file
             if time.monotonic() >= deadline:
-                file.close()
                 who = ", ".join(self.others()) or "another process"
                 raise VaultUnavailable(f"the vault is held by {who}; stop it and start again")
             time.sleep(0.05)

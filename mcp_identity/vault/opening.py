@@ -6,6 +6,7 @@ vault without its key, a key without its vault, a wrong or damaged key, two keys
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -14,23 +15,22 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from mcp_identity.domain.clock import Clock, Entropy
 from mcp_identity.domain.errors import ConfigurationError, VaultCorrupt, VaultUnavailable
-from mcp_identity.domain.identity import DEFAULT_TENANT
-from mcp_identity.vault.engine import create_database_file, writing_engine
-from mcp_identity.vault.keys import VAULT, KeyRing, WrappedKey, new_key
-from mcp_identity.vault.kms.backend import KeyBackend, WrapContext
-from mcp_identity.vault.kms.local import LocalKey, create_key_file, parse_key_text, read_key_file, sync_folder
+from mcp_identity.vault.engine import WAIT_SECONDS
+from mcp_identity.vault.keys import KeyRing
+from mcp_identity.vault.kms.backend import KeyBackend
+from mcp_identity.vault.kms.local import LocalKey, create_key_file, parse_key_text, read_key_file
 from mcp_identity.vault.locks import ProcessLocks
-from mcp_identity.vault.records import Records
-from mcp_identity.vault.records.base import Caches, table
-from mcp_identity.vault.records.chain import AuditChain
-from mcp_identity.vault.records.moments import micros
-from mcp_identity.vault.writer import SCHEMA_VERSION, WRITER_VERSION
+from mcp_identity.vault.making import check_context, make_vault, upgrade_vault
+from mcp_identity.vault.writer import SCHEMA_VERSION, WRITER_VERSION, describe
 
-_CHECK = b"mcp-identity key check"
+_READ_ATTEMPTS = 3
+_State = tuple[str, int, int, str, bytes]
+_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR")
+"""What SQLite says of a file that is no database, or of one without our tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,14 @@ class VaultLocation:
         key: The configured key; None for the key file in `home`.
         process_id: Random, new for every process.
         database_path: The database file; None for `vault.db` in `home`.
+        wait_seconds: How long other processes are waited for.
     """
 
     home: Path
     key: KeySource | None
     process_id: str
     database_path: Path | None = None
+    wait_seconds: float = WAIT_SECONDS
 
     @property
     def database(self) -> Path:
@@ -100,35 +102,70 @@ def open_location(location: VaultLocation, clock: Clock, entropy: Entropy, *, in
 
     Raises:
         ConfigurationError: If folder, key and vault do not fit together; nothing was changed.
-        VaultUnavailable: If others hold the vault, or a newer version wrote it.
+        VaultUnavailable: If others hold the vault, a newer version wrote it, or it cannot be read or written now.
         VaultCorrupt: If the database is no vault.
     """
-    _check_home(location.home)
-    locks = ProcessLocks(location.home, location.process_id)
-    if not location.database.exists():
-        _check_creation(location, initialise=initialise)
-        location.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with locks.creating():
-            if not location.database.exists():
-                _check_creation(location, initialise=initialise)
-                backend = _make_key(location, entropy)
-                _make_vault(location, backend, clock, entropy)
+    try:
+        return _open_location(location, clock, entropy, initialise=initialise)
+    except (OSError, SQLAlchemyError, sqlite3.Error) as error:
+        why = getattr(error, "strerror", None) or describe(error)
+        raise VaultUnavailable(f"the vault {location.database} cannot be opened now ({why})") from None
+
+
+def _open_location(location: VaultLocation, clock: Clock, entropy: Entropy, *, initialise: bool) -> OpenedVault:
+    database = location.database
+    for folder in (location.home, database.parent):
+        _check_folder(folder)
+    # The locks are beside the database, which everybody who has it open shares, whatever their home is.
+    locks = ProcessLocks(database.parent, location.process_id, wait_seconds=location.wait_seconds)
+    if not _is_file(database):
+        _start_first(location, locks, clock, entropy, initialise=initialise)
     backend = LocalKey(_read_key(location), entropy)
-    _check_private(location.database, "the vault")
-    vault_id, version = _check_key(location.database, backend)
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):  # the last process that closes the vault removes the other two
+            _check_private(_with_suffix(database, suffix), "the vault")
+    vault_id, version = _check_key(database, backend)
     if version < SCHEMA_VERSION:
         with locks.exclusive():
-            _upgrade(location.database, version)
+            _, version = _check_key(database, backend)  # another process may have upgraded it while we waited
+            if version < SCHEMA_VERSION:
+                upgrade_vault(database)
     locks.hold()
-    ring = KeyRing(backend, vault_id, clock)
-    return OpenedVault(vault_id, ring, locks)
+    return OpenedVault(vault_id, KeyRing(backend, vault_id, clock), locks)
 
 
-def _check_home(home: Path) -> None:
-    if home.is_dir():
-        _check_private(home, "the folder")
-    elif home.exists():
-        raise ConfigurationError(f"{home} is not a folder")
+def _start_first(location: VaultLocation, locks: ProcessLocks, clock: Clock, entropy: Entropy, *, initialise: bool) -> None:
+    """Make key and vault, unless another process just did."""
+    try:
+        _check_creation(location, initialise=initialise)
+    except ConfigurationError:
+        # A key without a vault is also what another process's first start looks like from outside; that one made its lock
+        # file before the key. Where there is none nobody is at it, and the refusal leaves no trace.
+        if not locks.is_being_made():
+            raise
+    for folder in (location.home, location.database.parent):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with locks.creating():
+        if not _is_file(location.database):
+            _check_creation(location, initialise=initialise)
+            make_vault(location.database, _make_key(location, entropy), clock, entropy)
+
+
+def _with_suffix(database: Path, suffix: str) -> Path:
+    return database.with_name(database.name + suffix)
+
+
+def _is_file(database: Path) -> bool:
+    if database.is_symlink():
+        raise ConfigurationError(f"the vault {database} is a link; name the file itself")
+    return database.exists()
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists():
+        if not folder.is_dir():
+            raise ConfigurationError(f"{folder} is not a folder")
+        _check_private(folder, "the folder")
 
 
 def _check_private(path: Path, what: str) -> None:
@@ -143,20 +180,29 @@ def _check_private(path: Path, what: str) -> None:
 
 
 def _check_creation(location: VaultLocation, *, initialise: bool) -> None:
-    source = location.key_source
-    if location.key is not None and location.default_key.exists() and source.path != location.default_key:
-        raise ConfigurationError(
-            f"there is a key file {location.default_key} beside the configured {source.where}, and no vault; "
-            "move the one away that is not meant"
-        )
-    if source.path is None or source.path.exists() or source.path.is_symlink():
+    source, database = location.key_source, location.database
+    for suffix in ("-wal", "-journal"):
+        if _with_suffix(database, suffix).exists():
+            raise ConfigurationError(
+                f"{_with_suffix(database, suffix)} is left of a vault that is gone; restore the vault, or move that file away"
+            )
+    if source.path is None or _is_there(source.path):
         _read_key(location)
         if not initialise:
             raise ConfigurationError(
-                f"there is a key ({source.where}) but no vault in {location.home}; restore the vault, or run: mcp-identity init"
+                f"there is a key ({source.where}) but no vault {database}; restore the vault, or run: mcp-identity init"
             )
+    elif _is_there(location.default_key):
+        raise ConfigurationError(
+            f"there is a key file {location.default_key} beside the configured {source.where}, which is not there; "
+            "move the one away that is not meant"
+        )
     elif location.key is not None and not source.path.parent.is_dir():
         raise ConfigurationError(f"the folder of the key file {source.path} does not exist")
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
 
 
 def _read_key(location: VaultLocation) -> bytes:
@@ -166,13 +212,13 @@ def _read_key(location: VaultLocation) -> bytes:
         if not text:
             raise ConfigurationError(f"the key {source.where} is not set")
         material = parse_key_text(text, source.where)
-    elif not (source.path.exists() or source.path.is_symlink()):
+    elif not _is_there(source.path):
         raise ConfigurationError(
             f"the vault {location.database} is there, but its key {source.where} is not; restore the key from your backup"
         )
     else:
         material = read_key_file(source.path)
-    if location.key is not None and location.default_key.exists() and read_key_file(location.default_key) != material:
+    if location.key is not None and _is_there(location.default_key) and read_key_file(location.default_key) != material:
         raise ConfigurationError(
             f"{source.where} is configured, but {location.default_key} holds a different key; move away the one not meant"
         )
@@ -186,138 +232,60 @@ def _make_key(location: VaultLocation, entropy: Entropy) -> KeyBackend:
     return LocalKey(_read_key(location), entropy)
 
 
-def _make_vault(location: VaultLocation, backend: KeyBackend, clock: Clock, entropy: Entropy) -> None:
-    """Build it aside and move it into place, so that a half-made vault is never met."""
-    building = location.database.with_name(location.database.name + ".new")
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        building.with_name(building.name + suffix).unlink(missing_ok=True)
-    create_database_file(building)
-    vault_id, now = entropy.random_bytes(16).hex(), clock.now()
-    keys = [new_key(backend, entropy, vault_id, tenant) for tenant in (VAULT, DEFAULT_TENANT)]
-    ring = KeyRing(backend, vault_id, clock)
-    for key in keys:
-        ring.load(key.tenant, [key])
-    engine = writing_engine(building)
-    with engine.begin() as connection:
-        run_migrations(connection)
-        for key in keys:
-            connection.execute(insert(table("vault_keys")), {**_key_row(key), "created_at": micros(now)})
-        connection.execute(
-            insert(table("vault_state")),
-            {
-                "id": 1,
-                "vault_id": vault_id,
-                "schema_version": SCHEMA_VERSION,
-                "minimum_writer": WRITER_VERSION,
-                "configuration_epoch": 1,
-                "key_id": backend.key_id,
-                "key_check": backend.wrap(_CHECK, WrapContext(vault_id, VAULT, 1, "check")),
-                "created_at": micros(now),
-            },
-        )
-        Records(connection, ring, entropy, Caches(), AuditChain(""), now).insert_tenant(DEFAULT_TENANT)
-    with engine.connect() as connection:
-        connection.exec_driver_sql("SELECT 1")
-    engine.dispose()
-    with closing(sqlite3.connect(building)) as plain:
-        plain.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    building.replace(location.database)
-    sync_folder(location.database.parent)
-
-
-def _key_row(key: WrappedKey) -> dict[str, str | int | bytes]:
-    return {
-        "id": key.id,
-        "tenant": key.tenant,
-        "purpose": key.purpose,
-        "version": key.version,
-        "backend_key_id": key.backend_key_id,
-        "wrapped": key.wrapped,
-        "constant": key.constant,
-        "state": key.state,
-    }
-
-
-def read_wrapped_keys(connection: Connection, tenant: str) -> list[WrappedKey]:
-    """A tenant's wrapped keys, or with `VAULT` the vault's own."""
-    keys = table("vault_keys")
-    rows = connection.execute(select(keys).where(keys.c.tenant == tenant)).mappings().all()
-    return [
-        WrappedKey(
-            row["id"],
-            row["tenant"],
-            row["purpose"],
-            row["version"],
-            row["backend_key_id"],
-            row["wrapped"],
-            row["constant"],
-            row["state"],
-        )
-        for row in rows
-    ]
-
-
 def _check_key(database: Path, backend: KeyBackend) -> tuple[str, int]:
     """Whether the key is this vault's, read without writing a byte.
 
     Returns:
         The vault's id and its schema version.
     """
-    row = _read_state(database)
-    vault_id, version, minimum_writer, key_id, key_check = row
+    # Reading the journal of a process that was killed writes its index file. The file alone is therefore asked first: key and
+    # id are in it from the beginning. Whoever will change them must bring that change into the file.
+    in_file = _checked_state(database, backend, immutable=True)
+    return in_file if _is_quiet(database) else _checked_state(database, backend, immutable=False)
+
+
+def _checked_state(database: Path, backend: KeyBackend, *, immutable: bool) -> tuple[str, int]:
+    vault_id, version, minimum_writer, key_id, key_check = _read_state(database, immutable=immutable)
     if version > SCHEMA_VERSION or minimum_writer > WRITER_VERSION:
         raise VaultUnavailable("the vault was written by a newer version of mcp-identity; start that version", retryable=False)
     if key_id != backend.key_id:
         raise ConfigurationError(f"the key is not the one of the vault {database}; nothing was changed")
     try:
-        backend.unwrap(key_check, WrapContext(vault_id, VAULT, 1, "check"))
+        backend.unwrap(key_check, check_context(vault_id))
     except VaultCorrupt:
         raise VaultCorrupt(f"the state of the vault {database} was changed outside the product") from None
     return vault_id, version
 
 
-def _read_state(database: Path) -> tuple[str, int, int, str, bytes]:
-    wal = database.with_name(database.name + "-wal")
-    quiet = not wal.exists() or wal.stat().st_size == 0
-    # A read-only connection to a WAL database still makes its index file; an immutable one touches nothing.
-    uri = f"{database.absolute().as_uri()}?mode=ro{'&immutable=1' if quiet else ''}"
-    query = "SELECT vault_id, schema_version, minimum_writer, key_id, key_check FROM vault_state"
+def _is_quiet(database: Path) -> bool:
     try:
-        with closing(sqlite3.connect(uri, uri=True)) as connection:
-            row: tuple[str, int, int, str, bytes] | None = connection.execute(query).fetchone()
-    except sqlite3.Error as error:
-        name = error.sqlite_errorname.removeprefix("SQLITE_").lower()
-        raise VaultCorrupt(f"{database} cannot be read as a vault ({name}); restore it from a backup") from None
-    if row is None:
+        return _with_suffix(database, "-wal").stat().st_size == 0
+    except FileNotFoundError:
+        return True
+
+
+def _read_state(database: Path, *, immutable: bool) -> _State:
+    attempts = _READ_ATTEMPTS
+    while True:
+        try:
+            return _read_state_once(database, immutable=immutable)
+        except sqlite3.Error as error:
+            attempts -= 1  # another process may have written into the file, or closed it, meanwhile
+            if attempts == 0:
+                if getattr(error, "sqlite_errorname", "SQLITE_ERROR").startswith(_DAMAGED):
+                    why = f"{database} cannot be read as a vault ({describe(error)}); restore it from a backup"
+                    raise VaultCorrupt(why) from None
+                raise
+
+
+def _read_state_once(database: Path, *, immutable: bool) -> _State:
+    uri = f"{database.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
+    query = "SELECT vault_id, schema_version, minimum_writer, key_id, key_check FROM vault_state"
+    with closing(sqlite3.connect(uri, uri=True)) as connection:
+        row: _State | None = connection.execute(query).fetchone()
+        foreign = connection.execute("SELECT count(*) FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchone()
+    if foreign[0]:
+        raise VaultCorrupt(f"{database} holds triggers or views, which are none of ours; restore it from a backup")
+    if row is None or tuple(map(type, row)) != (str, int, int, str, bytes):
         raise VaultCorrupt(f"{database} holds no vault; restore it from a backup")
     return row
-
-
-def run_migrations(connection: Connection) -> None:
-    """Bring the schema of this connection's database to the newest revision."""
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
-
-
-def _upgrade(database: Path, version: int) -> None:
-    """Bring an older vault to our schema, after a backup beside it."""
-    backup = database.with_name(f"{database.name}.before-schema-{SCHEMA_VERSION}")
-    backup.unlink(missing_ok=True)
-    create_database_file(backup)
-    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(backup)) as target:
-        source.backup(target)
-    engine = writing_engine(database)
-    state = table("vault_state")
-    with engine.begin() as connection:
-        run_migrations(connection)
-        connection.execute(
-            update(state)
-            .where(state.c.schema_version == version)
-            .values(schema_version=SCHEMA_VERSION, minimum_writer=WRITER_VERSION)
-        )
-    engine.dispose()

@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import TypeVar
 
 import anyio.to_thread
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcp_identity.domain.audit import AuditEvent
@@ -18,15 +18,18 @@ from mcp_identity.vault.engine import reading_engine, writing_engine
 from mcp_identity.vault.envelope import length_prefixed
 from mcp_identity.vault.keys import VAULT, KeyNotLoaded, KeyRing
 from mcp_identity.vault.locks import ProcessLocks
-from mcp_identity.vault.opening import OpenedVault, VaultLocation, open_location, read_wrapped_keys
+from mcp_identity.vault.opening import OpenedVault, VaultLocation, open_location
 from mcp_identity.vault.records import Records
-from mcp_identity.vault.records.base import Caches
+from mcp_identity.vault.records.base import Caches, table
 from mcp_identity.vault.records.chain import AuditChain
-from mcp_identity.vault.writer import Unit, Writer, describe
+from mcp_identity.vault.records.keys import read_wrapped_keys
+from mcp_identity.vault.writer import Unit, Writer, storage_failure
 
 T = TypeVar("T")
 _PROOF_VERSION = b"1"
 _KEY_ATTEMPTS = 3
+_STATE = table("vault_state")
+_NO_KEYS = "the tenant's keys cannot be unwrapped"
 
 
 class Vault:
@@ -40,8 +43,8 @@ class Vault:
         self._entropy = entropy
         self._ring: KeyRing = opened.ring
         self._locks: ProcessLocks = opened.locks
-        self._readers: Engine = reading_engine(location.database)
-        self._writes: Engine = writing_engine(location.database)
+        self._readers: Engine = reading_engine(location.database, location.wait_seconds)
+        self._writes: Engine = writing_engine(location.database, location.wait_seconds)
         self._writer = Writer(self._writes, self._ring, clock, entropy, self.process_id)
 
     @property
@@ -56,13 +59,14 @@ class Vault:
                 return await self._writer.run(unit, event)
             except KeyNotLoaded as missing:
                 await anyio.to_thread.run_sync(self.load_keys, missing.tenant)
-        raise VaultUnavailable("the tenant's keys cannot be unwrapped")
+        raise VaultUnavailable(_NO_KEYS)
 
     async def read(self, unit: Unit[T]) -> T:
         """Run a unit that only reads, beside the writer.
 
         Raises:
-            VaultUnavailable: If the database cannot be read.
+            VaultUnavailable: If the database cannot be read now.
+            VaultCorrupt: If it is damaged.
         """
         return await anyio.to_thread.run_sync(self._read, unit)
 
@@ -75,8 +79,8 @@ class Vault:
             except KeyNotLoaded as missing:
                 self.load_keys(missing.tenant)
             except SQLAlchemyError as error:
-                raise VaultUnavailable(f"the vault cannot be read now ({describe(error)})") from None
-        raise VaultUnavailable("the tenant's keys cannot be unwrapped")
+                raise storage_failure(error) from None
+        raise VaultUnavailable(_NO_KEYS)
 
     async def check_storage(self) -> tuple[int, tuple[str, ...]]:
         """Let SQLite check the database file.
@@ -93,9 +97,17 @@ class Vault:
         return await self.read(unit)
 
     def load_keys(self, tenant: str) -> None:
-        """Unwrap a tenant's keys; may ask the key backend, so it is called outside any transaction."""
-        with self._readers.connect() as connection:
-            rows = read_wrapped_keys(connection, tenant)
+        """Unwrap a tenant's keys; may ask the key backend, so it is called outside any transaction.
+
+        Raises:
+            VaultUnavailable: If they cannot be read now.
+            VaultCorrupt: If they were changed outside the product.
+        """
+        try:
+            with self._readers.connect() as connection:
+                rows = read_wrapped_keys(connection, tenant)
+        except SQLAlchemyError as error:
+            raise storage_failure(error) from None
         self._ring.load(tenant, rows)
 
     def derived_key(self, purpose: str) -> bytes:
@@ -116,10 +128,20 @@ class Vault:
         return self._locks.is_dead(process_id)
 
     def start(self) -> None:
-        """Unwrap the keys that every call needs, and begin to take units."""
+        """Unwrap the keys that every call needs, and begin to take units.
+
+        Raises:
+            VaultUnavailable: If the vault cannot be read now.
+            VaultCorrupt: If it is damaged, or its keys were changed outside the product.
+        """
+        try:
+            with self._readers.connect() as connection:
+                epoch = connection.execute(select(_STATE.c.configuration_epoch)).scalar_one()
+        except SQLAlchemyError as error:
+            raise storage_failure(error) from None
         for tenant in (VAULT, DEFAULT_TENANT):
             self.load_keys(tenant)
-        self._writer.start()
+        self._writer.start(epoch)
 
     def close(self) -> None:
         """Finish the units that wait, then let go; call it off the event loop."""
@@ -132,5 +154,9 @@ class Vault:
 def open_vault(location: VaultLocation, clock: Clock, entropy: Entropy, *, initialise: bool = False) -> Vault:
     """Open the vault of a folder, making it on the first start; see `open_location` for what is refused."""
     vault = Vault(location, open_location(location, clock, entropy, initialise=initialise), clock, entropy)
-    vault.start()
+    try:
+        vault.start()
+    except BaseException:
+        vault.close()
+        raise
     return vault

@@ -3,27 +3,37 @@
 It takes all units that wait, runs them in one transaction, commits once, and then answers them all. Nobody is answered
 before COMMIT returned. Each unit has a savepoint of its own; the audit row of a refused one is written outside it. If
 SQLite ended the transaction by itself (a full disk, an I/O error), the whole batch fails and nothing more runs on it.
+Whatever else goes wrong fails everybody who waits, at once, and the writer begins anew on a fresh connection.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import anyio
 import anyio.from_thread
 from anyio.lowlevel import EventLoopToken, current_token
 from sqlalchemy import Connection, Engine, select
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.clock import Clock, Entropy
-from mcp_identity.domain.errors import AuditUnavailable, IdentityError, RateLimited, VaultUnavailable
+from mcp_identity.domain.errors import (
+    AuditUnavailable,
+    IdentityError,
+    RateLimited,
+    StorageError,
+    VaultCorrupt,
+    VaultUnavailable,
+)
 from mcp_identity.vault.keys import KeyNotLoaded, KeyRing
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.base import Caches, table
@@ -48,23 +58,28 @@ class _Job(Generic[T]):
     done: anyio.Event
     result: T | None = None
     error: BaseException | None = None
-    answered: bool = field(default=False)
 
 
 class _TransactionLost(Exception):
     """The database ended the transaction under a unit."""
 
 
-def unavailable(why: str) -> VaultUnavailable:
+def storage_failure(error: BaseException) -> StorageError:
     """What a caller is told when the database fails; the driver's own text may hold anything."""
-    return VaultUnavailable(f"the vault cannot be written now ({why}); nothing was released")
+    why = describe(error)
+    if why.startswith(("corrupt", "notadb")):
+        return VaultCorrupt(f"the vault's database file is damaged ({why}); restore it from a backup")
+    return VaultUnavailable(f"the vault cannot be used now ({why}); nothing was released")
 
 
 def describe(error: BaseException) -> str:
     """A short reason out of a driver's error, without its statement or parameters."""
-    origin = getattr(error, "orig", None) or error
-    name = getattr(origin, "sqlite_errorname", "") or type(origin).__name__
-    return str(name).removeprefix("SQLITE_").lower()
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, sqlite3.Error) and hasattr(cause, "sqlite_errorname"):
+            return cause.sqlite_errorname.removeprefix("SQLITE_").lower()
+        cause = cause.__cause__
+    return type(error).__name__
 
 
 class Writer:
@@ -81,20 +96,29 @@ class Writer:
         self._jobs: queue.Queue[_Job[Any] | None] = queue.Queue(CAPACITY)
         self._connection: Connection | None = None
         self._thread = threading.Thread(target=self._work, name="vault-writer", daemon=True)
+        self._gate = threading.Lock()  # between it and `close`, so that no unit is queued behind the last one
         self._closed = False
+        self._stopping = False
         self.ready = False
 
-    def start(self) -> None:
-        """Begin to take units."""
+    def start(self, epoch: int) -> None:
+        """Begin to take units.
+
+        Args:
+            epoch: The configuration epoch that held before the keys were unwrapped.
+        """
+        self._caches.epoch = epoch
         self.ready = True
         self._thread.start()
 
     def close(self) -> None:
         """Finish what waits and stop; call it off the event loop."""
-        self._closed = True
-        self._jobs.put(None)
+        with self._gate:
+            self._closed = True
         if self._thread.is_alive():
+            self._jobs.put(None)
             self._thread.join()
+        self.ready = False
 
     async def run(self, unit: Unit[T], event: AuditEvent | None = None) -> T:
         """Run a unit in the next transaction and wait until that is durable.
@@ -106,65 +130,54 @@ class Writer:
         Raises:
             RateLimited: If too many units wait already.
             VaultUnavailable: If the database failed; nothing of the unit stands, or COMMIT's outcome is not known.
+            VaultCorrupt: If the database file is damaged.
             AuditUnavailable: If the trail could not be written.
             IdentityError: Whatever the unit raised.
         """
         job: _Job[T] = _Job(unit, event, current_token(), anyio.Event())
-        if self._closed:
-            raise VaultUnavailable("the vault is closed")
-        try:
-            self._jobs.put_nowait(job)
-        except queue.Full:
-            raise RateLimited("the vault has too much to do; try again", retry_after_seconds=1) from None
+        with self._gate:
+            if self._closed:
+                raise VaultUnavailable("the vault is closed")
+            try:
+                self._jobs.put_nowait(job)
+            except queue.Full:
+                raise RateLimited("the vault has too much to do; try again", retry_after_seconds=1) from None
         await job.done.wait()
         if job.error is not None:
             raise job.error
         return job.result  # type: ignore[return-value]  # set whenever there is no error
 
     def _work(self) -> None:
-        while True:
-            first = self._jobs.get()
-            jobs = self._take(first)
+        while not self._stopping:
+            jobs = self._take(self._jobs.get(), MAXIMUM_BATCH)
             try:
                 if jobs:
                     self._batch(jobs)
                     self.ready = True
-            except Exception as error:
+            except BaseException as error:  # if the thread ended, everybody would wait for ever
                 log.exception("the vault's writer failed and begins anew")
                 self.ready = False
                 self._disconnect()
-                self._fail_all([*jobs, *self._waiting()], unavailable(describe(error)))
-            if jobs:
-                self._answer(jobs)
-            if first is None or (self._closed and self._jobs.empty()):
-                self._disconnect()
-                self._fail_all(self._waiting(), VaultUnavailable("the vault is closed"))
-                return
+                with contextlib.suppress(queue.Empty):
+                    jobs += self._take(self._jobs.get_nowait(), CAPACITY)
+                self._fail(jobs, storage_failure(error))
+            self._answer(jobs)
+        self._disconnect()
 
-    def _take(self, first: _Job[Any] | None) -> list[_Job[Any]]:
-        jobs = [first] if first else []
-        while len(jobs) < MAXIMUM_BATCH:
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                break
-            if job is None:
-                self._closed = True
-                break
-            jobs.append(job)
-        return jobs
-
-    def _waiting(self) -> list[_Job[Any]]:
+    def _take(self, first: _Job[Any] | None, most: int) -> list[_Job[Any]]:
+        """The first job and those that wait behind it; None marks the end."""
         jobs: list[_Job[Any]] = []
+        following = first
         with contextlib.suppress(queue.Empty):
-            while True:
-                job = self._jobs.get_nowait()
-                if job is not None:
-                    jobs.append(job)
+            while following is not None:
+                jobs.append(following)
+                if len(jobs) == most:
+                    return jobs
+                following = self._jobs.get_nowait()
+            self._stopping = True
         return jobs
 
     def _batch(self, jobs: list[_Job[Any]]) -> None:
-        self._chain.begin()
         try:
             connection = self._connected()
             with contextlib.closing(_Transaction(connection)) as transaction:
@@ -172,23 +185,25 @@ class Writer:
                 for job in jobs:
                     self._run(job, records, transaction)
                 records.move_audit_head()
+                self._chain.in_doubt = True
                 transaction.commit()
+                self._chain.commit()
         except (SQLAlchemyError, _TransactionLost, IdentityError) as error:
-            failure = error if isinstance(error, IdentityError) else unavailable(describe(error.__cause__ or error))
-            self._caches.providers.clear()
             self._disconnect()
-            for job in jobs:
-                job.result, job.error = None, failure
-            return
-        self._chain.commit()
+            self._fail(jobs, error if isinstance(error, IdentityError) else storage_failure(error))
 
     def _records(self, connection: Connection) -> Records:
         state = connection.execute(_READ_STATE).one()
         if state.schema_version > SCHEMA_VERSION or state.minimum_writer > WRITER_VERSION:
-            raise VaultUnavailable("the vault was upgraded by a newer version; restart this process with that version")
+            why = "the vault was upgraded by a newer version; restart this process with that version"
+            raise VaultUnavailable(why, retryable=False)
         if self._caches.follow(state.configuration_epoch):
             self._ring.forget()
-        return Records(connection, self._ring, self._entropy, self._caches, self._chain, self._clock.now())
+        records = Records(connection, self._ring, self._entropy, self._caches, self._chain, self._clock.now())
+        if self._chain.in_doubt:
+            records.settle_audit_head()
+        self._chain.begin()
+        return records
 
     def _run(self, job: _Job[Any], records: Records, transaction: _Transaction) -> None:
         before = self._chain.working
@@ -199,16 +214,18 @@ class Writer:
             transaction.require_open(error)
             transaction.rollback_to_savepoint()
             self._chain.working = before
+            self._caches.providers.clear()  # the unit may have decoded what it had just written
             job.error = self._refused(job, error, records)
-        transaction.require_open(None)
+            if isinstance(job.error, AuditUnavailable):
+                transaction.rollback_to_savepoint()  # half an entry may stand: the chain's first row also registers its writer
+                self._chain.working = before
+        transaction.require_open(job.error)
         transaction.release_savepoint()
 
     def _refused(self, job: _Job[Any], error: Exception, records: Records) -> Exception:
         if isinstance(error, KeyNotLoaded):
             return error
-        outcome = error
-        if isinstance(error, DBAPIError):
-            outcome = unavailable(describe(error))
+        outcome = storage_failure(error) if isinstance(error, SQLAlchemyError) else error
         if job.event is not None:
             code = outcome.code if isinstance(outcome, IdentityError) else IdentityError.code
             try:
@@ -225,22 +242,21 @@ class Writer:
         return self._connection
 
     def _disconnect(self) -> None:
+        self._caches.providers.clear()  # they may have been read out of a transaction that does not stand
         if self._connection is not None:
             with contextlib.suppress(SQLAlchemyError):
                 self._connection.close()
             self._connection = None
 
-    def _fail_all(self, jobs: list[_Job[Any]], error: IdentityError) -> None:
+    def _fail(self, jobs: list[_Job[Any]], error: IdentityError) -> None:
         for job in jobs:
-            job.result, job.error = None, error
-        self._answer(jobs)
+            # To each its own: whoever handles an error notes on it that the trail has it.
+            job.result, job.error = None, copy.copy(error)
 
     def _answer(self, jobs: list[_Job[Any]]) -> None:
         by_loop: dict[EventLoopToken, list[_Job[Any]]] = {}
         for job in jobs:
-            if not job.answered:
-                job.answered = True
-                by_loop.setdefault(job.token, []).append(job)
+            by_loop.setdefault(job.token, []).append(job)
         for token, answered in by_loop.items():
             with contextlib.suppress(RuntimeError):  # that event loop has ended; nobody waits there any more
                 anyio.from_thread.run_sync(_settle, answered, token=token)
@@ -279,7 +295,7 @@ class _Transaction:
         """Keep a unit."""
         self._connection.exec_driver_sql("RELEASE unit")
 
-    def require_open(self, cause: Exception | None) -> None:
+    def require_open(self, cause: BaseException | None) -> None:
         """Check that the database did not end the transaction by itself.
 
         Raises:

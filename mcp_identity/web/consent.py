@@ -62,7 +62,7 @@ def consent_app(
         allowed_hosts: Exact values of the Host header, lower case, with the port where it is not the scheme's own.
         clock: For the minutes that a link still works.
         entropy: For the cookie that a form is tied to.
-        check_peer: Says of (client host, client port, server port) whether that program may be answered; None for all.
+        check_peer: Says whether the program at the other end may be answered; None for all.
     """
     routes = _Consents(desk, clock, entropy)
     app = Starlette(

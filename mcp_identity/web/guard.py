@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-CheckPeer = Callable[[str, int, int], bool]
-"""Of (client host, client port, server port), whether the program at the other end may be answered. May block."""
+CheckPeer = Callable[[str, int, str, int], bool]
+"""Of (client host, client port, server host, server port), whether the program at the other end may be answered. May block."""
 
 
 class Guard:
@@ -79,4 +79,4 @@ class Guard:
             return True
         from anyio import to_thread
 
-        return await to_thread.run_sync(self._check_peer, client[0], client[1], server[1])
+        return await to_thread.run_sync(self._check_peer, client[0], client[1], server[0], server[1])

@@ -153,7 +153,7 @@ class LoopbackListener:
         app = consent_app(self._desk, allowed_hosts=hosts, clock=self._clock, entropy=self._entropy, check_peer=is_same_user)
         holding = _Holding()
         try:
-            async with serving(app, sockets):
+            async with serving(app, sockets, check_peer=is_same_user):
                 self._holding = holding
                 task_status.started()
                 await holding.asked_to_end.wait()

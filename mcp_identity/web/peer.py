@@ -1,74 +1,83 @@
 """Whose program is at the other end of a loopback connection?
 
-Linux alone tells, in /proc/net; elsewhere the answer is None, which means "cannot be known" and never "ours". Trusts the
+Linux alone tells, in /proc/net; elsewhere nobody is found, which means "cannot be known" and never "ours". Trusts the
 kernel. Says nothing about which program it is: every program of the same user is that user.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-_UNMAPPED_UID = 65534
-"""What the kernel shows for a user that this user namespace does not know."""
+_UID_MAP = Path("/proc/self/uid_map")
+_OVERFLOW_UID = 65534
+"""What the kernel shows for every user that this user namespace does not know; elsewhere the uid of `nobody`."""
 
 
-def uid_of_peer(client_host: str, client_port: int, server_port: int) -> int | None:
-    """The user that owns the client's socket.
+def is_same_user(client_host: str, client_port: int, server_host: str, server_port: int) -> bool:
+    """Whether the peer's program is this user's, as far as can be known."""
+    uids = uids_of_peer(client_host, client_port, server_host, server_port)
+    return not uids or uids <= {os.getuid()}
+
+
+def uids_of_peer(client_host: str, client_port: int, server_host: str, server_port: int) -> frozenset[int]:
+    """The users that own the client's socket; more than one only if the kernel shows its addresses more than once.
 
     Args:
         client_host: The client's address as the server's socket sees it.
         client_port: The client's port.
-        server_port: The server's port.
+        server_host: The server's address.
+        server_port: The server's port. All four count: a port alone is not one program's, nor is it with one address.
 
     Returns:
-        The uid, or None where it cannot be found: not on Linux, a client on another machine or in another network
-        namespace, or one that has closed its socket already (and thus will not read the answer).
+        Their uids; none where they cannot be found: not on Linux, a client on another machine or in another network
+        namespace, one of a user that this user namespace does not know, or one that has closed its socket already (and
+        thus will not read the answer).
     """
     if not sys.platform.startswith("linux"):
-        return None
+        return frozenset()
     try:
-        client = _plain(ip_address(client_host))
+        ends = _written(client_host, client_port), _written(server_host, server_port)
     except ValueError:
-        return None
-    for table in _TABLES:
-        uid = _find(table, client, client_port, server_port)
-        if uid is not None:
-            return None if uid == _UNMAPPED_UID else uid
-    return None
+        return frozenset()
+    found = owners("".join(map(_read, _TABLES)), *ends)
+    return found if knows_user(_read(_UID_MAP), _OVERFLOW_UID) else found - {_OVERFLOW_UID}
 
 
-def is_same_user(client_host: str, client_port: int, server_port: int) -> bool:
-    """Whether the peer's program is this user's, as far as can be known."""
-    uid = uid_of_peer(client_host, client_port, server_port)
-    return uid is None or uid == os.getuid()
+def owners(tables: str, local: frozenset[str], remote: frozenset[str]) -> frozenset[int]:
+    """The uids in the rows between two ends, of which each may be written in several ways."""
+    ends = f"(?:{'|'.join(local)}) (?:{'|'.join(remote)})"
+    rows = re.findall(rf": {ends}(?: +\S+){{4}} +(\d+) +\d+ +(\d+)", tables)
+    return frozenset(int(uid) for uid, inode in rows if inode != "0")  # 0: its owner has closed it
 
 
-def _find(table: Path, client: IPv4Address | IPv6Address, client_port: int, server_port: int) -> int | None:
+def knows_user(uid_map: str, uid: int) -> bool:
+    """Whether a user namespace with this map has a user of this uid (user_namespaces(7)); without namespaces all are known."""
+    ranges = [[int(number) for number in line.split()] for line in uid_map.splitlines()]
+    return not ranges or any(first <= uid < first + count for first, _, count in ranges)
+
+
+def _read(path: Path) -> str:
+    """What the kernel says there; nothing where it does not have that file."""
     try:
-        lines = table.read_text("ascii").splitlines()[1:]
+        return path.read_text("ascii")
     except OSError:
-        return None
-    ports = (client_port, server_port)
-    for line in lines:
-        _, local, remote, _, _, _, _, uid, _, inode, *_ = line.split()
-        if inode == "0":
-            continue  # its owner has closed it
-        if (int(local[-4:], 16), int(remote[-4:], 16)) == ports and _address(local[:-5]) == client:
-            return int(uid)
-    return None
+        return ""
 
 
-def _address(digits: str) -> IPv4Address | IPv6Address:
-    """An address as /proc/net writes it: 32-bit words in hexadecimal, each in the machine's own byte order."""
-    words = (int(digits[start : start + 8], 16) for start in range(0, len(digits), 8))
-    return _plain(ip_address(b"".join(word.to_bytes(4, sys.byteorder) for word in words)))
+def _written(host: str, port: int) -> frozenset[str]:
+    """An end of a connection as /proc/net writes it: an IPv4 address may stand there inside an IPv6 one (RFC 4291 §2.5.5.2)."""
+    address = ip_address(host)
+    plain = (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+    same = (plain, IPv6Address(f"::ffff:{plain}")) if isinstance(plain, IPv4Address) else (plain,)
+    return frozenset(f"{_words(each.packed)}:{port:04X}" for each in same)
 
 
-def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The IPv4 address inside an IPv6 one (RFC 4291 §2.5.5.2), or the address itself."""
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return address if mapped is None else mapped
+def _words(packed: bytes) -> str:
+    """An address in hexadecimal: 32-bit words, each in the machine's own byte order."""
+    words = (packed[start : start + 4] for start in range(0, len(packed), 4))
+    return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)

@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING
 import anyio
 import uvicorn
 
+from mcp_identity.web.connection import REQUEST_SECONDS, guarded
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
+
+    from mcp_identity.web.guard import CheckPeer
 
 _GRACE_SECONDS = 5
 _CONNECTIONS = 64
@@ -67,17 +71,25 @@ def _listen(family: socket.AddressFamily, host: str, port: int) -> socket.socket
 
 
 @contextlib.asynccontextmanager
-async def serving(app: ASGIApp, sockets: list[socket.socket]) -> AsyncGenerator[None]:
+async def serving(
+    app: ASGIApp,
+    sockets: list[socket.socket],
+    *,
+    check_peer: CheckPeer | None = None,
+    request_seconds: float = REQUEST_SECONDS,
+) -> AsyncGenerator[None]:
     """Serve `app` while the context is open; on the way out let answers under way end, for some seconds.
 
     Args:
         app: The application.
         sockets: Listening sockets; closed afterwards.
+        check_peer: Says whose connections are kept at all; None for everybody's.
+        request_seconds: How long a connection may go without a complete request.
     """
     server = _Server(
         uvicorn.Config(
             app,
-            http="h11",  # it alone bounds the header
+            http=guarded(check_peer, request_seconds),  # h11: it alone bounds the header
             ws="none",
             lifespan="off",
             log_config=None,

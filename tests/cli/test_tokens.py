@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -159,17 +157,6 @@ def test_connect_stops_waiting_when_told(federated: CommandLine) -> None:
     answer = federated("connect", "idp", "--no-browser", "--wait-seconds", "0", *AGENT)
     assert (answer.code, answer.out) == (1, "")
     assert "Nobody has answered yet" in answer.err
-
-
-@pytest.mark.skipif(os.name != "posix", reason="the browser is a shell script")
-def test_connect_opens_the_persons_browser_on_the_link_and_nothing_else(federated: CommandLine, tmp_path: Path) -> None:
-    browser, opened = tmp_path / "browser", tmp_path / "opened"
-    browser.write_text(f'#!/bin/sh\necho "$@" > {opened}\n')
-    browser.chmod(0o700)
-    answer = federated.program("connect", "idp", "--wait-seconds", "0", *AGENT, BROWSER=str(browser))
-    assert answer.code == 1
-    assert opened.read_text().strip() in answer.err
-    assert f":{federated.port}/consent/" in opened.read_text()
 
 
 def test_open_consents_can_be_ended(federated: CommandLine) -> None:

@@ -8,6 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from joserfc import jws, jwt
 from joserfc.jwk import ECKey, Key, KeySet, OctKey, OKPKey, RSAKey
 
@@ -88,6 +90,24 @@ def test_unusable_keys_beside_the_right_one_do_no_harm() -> None:
         {**RSA.as_dict(private=False), "x5u": 1, "x5c": "broken", "key_ops": 7, "use": "sig"},
     ]
     assert _verify(_sign(CLAIMS), answer({"keys": keys})) == "u-42"
+
+
+@pytest.mark.parametrize("curve", ["P-256K", "secp256k1", "Ed448", "P-384", "", 7, None])
+@pytest.mark.parametrize(("key", "alg"), [(EC, "ES256"), (ED, "Ed25519")])
+def test_a_key_on_another_curve_before_the_right_one_does_no_harm(key: Key, alg: str, curve: Any) -> None:
+    right = key.as_dict(private=False)
+    assert _verify(_sign(CLAIMS, key, alg), answer({"keys": [{**right, "crv": curve}, right]})) == "u-42"
+    with pytest.raises(UpstreamBadResponse):
+        _verify(_sign(CLAIMS, key, alg), answer({"keys": [{**right, "crv": curve}]}))
+
+
+@given(fields=st.dictionaries(st.sampled_from(["kty", "crv", "x", "y", "n", "e", "use", "alg", "kid"]), st.one_of(
+    st.none(), st.integers(), st.text(max_size=20), st.sampled_from(["EC", "OKP", "RSA", "oct", "P-256", "Ed25519", "AQAB"]),
+)))  # fmt: skip
+@pytest.mark.parametrize(("key", "alg"), [(RSA, "RS256"), (EC, "ES256"), (ED, "Ed25519")])
+def test_whatever_stands_in_a_key_set_ends_in_a_designed_error(key: Key, alg: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(UpstreamBadResponse):
+        _verify(_sign(CLAIMS, key, alg), answer({"keys": [{"kid": key.kid, **fields}]}))
 
 
 def test_several_audiences_need_an_authorized_party() -> None:

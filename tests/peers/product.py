@@ -33,7 +33,7 @@ def free_port() -> int:
 
 def settings_in(home: Path, **more: Any) -> Settings:
     """Settings of a vault in `home` whose limits do not stand in a test's way."""
-    given = {"callback_port": free_port(), "links_per_minute": 1000, "pending_consents": 1000, **more}
+    given: dict[str, Any] = {"callback_port": free_port(), "links_per_minute": 1000, "pending_consents": 1000, **more}
     return Settings(home=home, **given)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
+import socket
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -42,6 +45,7 @@ def make_view(state: ConsentState = ConsentState.PENDING) -> ConsentView:
         scopes=("read:user", "repo"),
         parameters=(),
         resource="",
+        audience="",
         expires_at=NOW + timedelta(minutes=9),
         account_known=False,
     )
@@ -262,6 +266,28 @@ ReadPage = Callable[[str], Page]
 @pytest.fixture
 def read_page() -> ReadPage:
     return Page
+
+
+SocketOfUser = Callable[[int], socket.socket]
+
+
+@pytest.fixture
+def socket_of_user() -> Generator[SocketOfUser]:
+    """Makes TCP sockets as programs of a user would have them; the kernel notes the owner when a socket is made."""
+    if sys.platform != "linux" or os.getuid() != 0:
+        pytest.skip("only root on Linux can make a socket of another user")
+    with ExitStack() as sockets:
+
+        def make(uid: int) -> socket.socket:
+            os.seteuid(uid)
+            try:
+                made = sockets.enter_context(socket.socket())
+            finally:
+                os.seteuid(0)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            return made
+
+        yield make
 
 
 class Ticks:

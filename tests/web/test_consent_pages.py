@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import httpx2
 import pytest
 
-from mcp_identity.domain.consent import ConsentState
+from mcp_identity.domain.consent import ConsentRequest, ConsentState, ConsentView
 from mcp_identity.domain.errors import ConsentExpired, ConsentMismatch, ConsentNotFound, InvalidRequest, VaultUnavailable
 from mcp_identity.web.pages import WORDS
 
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 SESSION = "0123456789abcdefghijklmnopqrstuvwxyzABCDE-_"
 PAGE = f"/consent/{SESSION}"
 CALLBACK = "/oauth2/callback/p1"
+NOT_THE_AGENTS = frozenset(
+    {
+        *("tenant", "workload_id", "workload_epoch", "user", "provider_row", "configuration_digest", "flow", "redirect_uri"),
+        *("binding", "reason", "forced", "provider", "workload", "workload_verified", "user_display", "edge"),
+    }
+)
+"""What of a request the agent does not choose: fixed by this server, its configuration or its operator."""
 
 
 async def open_page(browser: httpx2.AsyncClient, read_page: ReadPage) -> Page:
@@ -41,6 +48,30 @@ async def test_the_page_names_agent_user_host_scopes_parameters_and_resource(
     assert "https://api.example.com/" in words
     assert "9 more minutes" in words
     assert "Only continue if you asked for this" in words
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(ConsentRequest) if field.name not in NOT_THE_AGENTS])
+async def test_whatever_the_agent_chose_stands_on_the_page(
+    browser: httpx2.AsyncClient, desk: FakeDesk, read_page: ReadPage, name: str
+) -> None:
+    shapes: dict[object, Any] = {
+        str: "chosen-1 chosen-2",
+        tuple[str, ...]: ("chosen-1", "chosen-2"),
+        tuple[tuple[str, str], ...]: (("chosen-1", "chosen-2"),),
+    }
+    chosen: dict[str, Any] = {name: shapes[get_type_hints(ConsentView)[name]]}
+    assert "chosen" not in (await open_page(browser, read_page)).words
+    desk.view = replace(desk.view, **chosen)
+    words = (await open_page(browser, read_page)).words
+    assert "chosen-1" in words
+    assert "chosen-2" in words
+
+
+async def test_one_place_of_use_is_named_once(browser: httpx2.AsyncClient, desk: FakeDesk, read_page: ReadPage) -> None:
+    desk.view = replace(desk.view, resource="https://api.example.com/", audience="https://api.example.com/")
+    assert (await open_page(browser, read_page)).words.count("For use at https://api.example.com/") == 1
+    desk.view = replace(desk.view, audience="https://API.example.com/")
+    assert (await open_page(browser, read_page)).words.count("For use at") == 2
 
 
 @pytest.mark.parametrize("verified", [True, False])

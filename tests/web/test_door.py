@@ -87,15 +87,15 @@ async def test_other_sites_may_lead_here_but_not_load_from_here(
 async def test_a_program_of_another_user_is_refused(
     desk: FakeDesk, clock: FakeClock, entropy: FakeEntropy, connect: Connect
 ) -> None:
-    seen: list[tuple[str, int, int]] = []
+    seen: list[tuple[str, int, str, int]] = []
 
-    def nobody(client_host: str, client_port: int, server_port: int) -> bool:
-        seen.append((client_host, client_port, server_port))
+    def nobody(client_host: str, client_port: int, server_host: str, server_port: int) -> bool:
+        seen.append((client_host, client_port, server_host, server_port))
         return False
 
     async with connect(desk, clock, entropy, check_peer=nobody) as browser:
         assert (await browser.get(f"{CALLBACK}?code=c")).status_code == 403
-    assert seen == [("127.0.0.1", 123, 8976)]
+    assert seen == [("127.0.0.1", 123, "127.0.0.1", 8976)]
     assert not desk.callbacks
 
 

@@ -75,6 +75,7 @@ def filled(desk: FakeDesk, text: str, state: ConsentState) -> None:
         scopes=(text,),
         parameters=((text, text),),
         resource=text,
+        audience=f"2{text}",
         account_known=True,
     )
 

@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from mcp_identity.cli.connect import private_page
 from mcp_identity.domain.consent import ConsentState
 from mcp_identity.web.consent import consent_app
 from mcp_identity.web.peer import is_same_user
@@ -206,7 +207,7 @@ async def scene(
     vendor = Vendor(f"http://127.0.0.1:{vendor_port}", f"{origin}/oauth2/callback/p1")
     desk.view = replace(desk.view, provider_host=f"127.0.0.1:{vendor_port}")
     desk.authorization_url = f"{vendor.origin}/authorize?state=s"
-    async with chromium(tmp_path) as browser, serving(app, ours), serving(vendor.app(), theirs):
+    async with chromium(tmp_path) as browser, serving(app, ours, check_peer=is_same_user), serving(vendor.app(), theirs):
         yield Scene(browser, vendor, origin)
 
 
@@ -226,6 +227,16 @@ async def test_a_consent_from_link_to_connection_with_the_keyboard_alone(scene: 
     assert await browser.url() == scene.link
     assert desk.callbacks == [("p1", [("code", "c"), ("state", "s")], {SESSION[:16]: "browser-secret"})]
     assert await browser.run("document.cookie") == ""
+
+
+async def test_a_consent_begins_from_the_private_page_of_the_command_line(scene: Scene, desk: FakeDesk) -> None:
+    with private_page(scene.link) as page:
+        await scene.browser.open(page)
+        await scene.browser.find("form")
+        assert await scene.browser.url() == scene.link
+    await scene.browser.press(TAB, ENTER)
+    assert await scene.browser.text("#vendor") == "Sign in"
+    assert desk.begun == [(SESSION, False)]
 
 
 async def test_the_second_press_after_going_back_works_too(scene: Scene, desk: FakeDesk) -> None:

@@ -6,6 +6,7 @@ readable by others is refused before the vault is touched. Whoever can read the 
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import os
 import stat
@@ -24,6 +25,8 @@ from mcp_identity.vault.kms.backend import WrapContext
 _PREFIX = "mcp-identity-key:v1:"
 _NONCE_BYTES = 12
 _MAXIMUM_TEXT = 4096
+# No link is followed, and a named pipe is refused without waiting for its writer.
+_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 class LocalKey:
@@ -80,9 +83,10 @@ def parse_key_text(text: str, where: str) -> bytes:
     fields = text.strip().removeprefix(_PREFIX).split(":")
     intact = text.startswith(_PREFIX) and len(fields) == 2 and fields[0].isascii()  # noqa: PLR2004 - key and checksum
     if intact and hmac.compare_digest(_checksum(fields[0]), fields[1].encode("ascii", "replace").decode("ascii")):
-        material = urlsafe_b64decode(fields[0] + "=")
-        if len(material) == KEY_BYTES:
-            return material
+        with contextlib.suppress(ValueError):
+            material = urlsafe_b64decode(fields[0] + "=")
+            if len(material) == KEY_BYTES:
+                return material
     raise ConfigurationError(
         f"the key in {where} is truncated, damaged, or not a key of mcp-identity; restore it from your backup"
     )
@@ -95,17 +99,19 @@ def read_key_file(path: Path) -> bytes:
         ConfigurationError: If it is a link, belongs to somebody else, can be read by others, or holds no intact key.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(path, _READ)
     except OSError as error:
         raise ConfigurationError(f"the key file {path} cannot be opened ({error.strerror}); a link is not followed") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         if os.name == "posix":
-            state = os.fstat(file.fileno())
+            state = os.fstat(descriptor)
             if not stat.S_ISREG(state.st_mode) or state.st_uid != os.getuid():
                 raise ConfigurationError(f"the key file {path} is not a regular file of yours")
             if state.st_mode & 0o077:
                 raise ConfigurationError(f"the key file {path} can be read by others; run: chmod 600 {path}")
-        return parse_key_text(file.read(_MAXIMUM_TEXT).decode("ascii", "replace"), str(path))
+        return parse_key_text(os.read(descriptor, _MAXIMUM_TEXT).decode("ascii", "replace"), str(path))
+    finally:
+        os.close(descriptor)
 
 
 def create_key_file(path: Path, entropy: Entropy) -> None:
@@ -118,11 +124,15 @@ def create_key_file(path: Path, entropy: Entropy) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise ConfigurationError(f"the key file {path} cannot be created ({error.strerror})") from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(new_key_text(entropy).encode("ascii"))
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(new_key_text(entropy).encode("ascii"))
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(path.parent)
+    except OSError as error:
+        path.unlink(missing_ok=True)  # half a key would be refused at every later start
+        raise ConfigurationError(f"the key file {path} cannot be written ({error.strerror})") from None
 
 
 def sync_folder(folder: Path) -> None:

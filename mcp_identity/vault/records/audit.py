@@ -10,11 +10,11 @@ import hmac
 import json
 from hashlib import sha256
 
-from sqlalchemy import RowMapping, func, insert, select, update
+from sqlalchemy import RowMapping, func, insert, select, tuple_, update
 from sqlalchemy.exc import DBAPIError
 
 from mcp_identity.domain.audit import AuditEvent
-from mcp_identity.domain.errors import AuditUnavailable, clean_text
+from mcp_identity.domain.errors import AuditUnavailable, VaultCorrupt, clean_text
 from mcp_identity.vault.envelope import length_prefixed
 from mcp_identity.vault.records.base import RecordsBase, intact, table
 from mcp_identity.vault.records.chain import GENESIS, Head
@@ -42,6 +42,10 @@ def writer_mac(key: bytes, previous: bytes, number: int, writer_id: str, started
     """The MAC of one entry of the writers' registry, chained to the entry before."""
     parts = (b"writer", previous, str(number).encode(), writer_id.encode(), str(started_at).encode())
     return hmac.digest(key, length_prefixed(*parts), sha256)
+
+
+AuditPlace = tuple[int, str, int]
+"""Where an event stands in the trail: its time in microseconds, its writer, and its number there."""
 
 
 class AuditRecords(RecordsBase):
@@ -84,7 +88,9 @@ class AuditRecords(RecordsBase):
             "detail": json.dumps(detail, sort_keys=True, separators=(",", ":")) if detail else "",
         }
         mac = event_mac(self.ring.derived("audit"), head.mac, row)
-        self.connection.execute(_INSERT, {**row, "mac": mac})
+        # A trigger could swallow the row without an error.
+        if self.connection.execute(_INSERT, {**row, "mac": mac}).rowcount != 1:
+            raise AuditUnavailable(_UNWRITTEN)
         self.chain.working = Head(head.sequence + 1, mac, registered=True)
 
     def _register(self) -> Head:
@@ -129,18 +135,23 @@ class AuditRecords(RecordsBase):
         chain.working = found
         chain.commit()
 
-    def list_audit(self, tenant: str, *, limit: int, after: int = 0) -> list[tuple[int, AuditEvent]]:
-        """The latest events of a tenant, oldest first, each with its place in the table.
+    def list_audit(self, tenant: str, *, limit: int, after: AuditPlace | None = None) -> list[tuple[AuditPlace, AuditEvent]]:
+        """Events of a tenant, oldest first, each with its place in the trail.
 
         Args:
             tenant: The tenant.
             limit: The most events.
-            after: Only events behind this place.
+            after: The next events behind this place; None for the latest ones.
         """
-        place = _EVENTS.c.at
-        query = select(_EVENTS).where(_EVENTS.c.tenant_id == tenant, place > after)
-        rows = self.connection.execute(query.order_by(place.desc(), _EVENTS.c.sequence.desc()).limit(limit)).mappings().all()
-        return [(row["at"], _event(row)) for row in reversed(rows)]
+        query = select(_EVENTS).where(_EVENTS.c.tenant_id == tenant).limit(limit)
+        order = (_EVENTS.c.at, _EVENTS.c.writer_id, _EVENTS.c.sequence)
+        if after is None:
+            latest = query.order_by(*(column.desc() for column in order))
+            rows = self.connection.execute(latest).mappings().all()[::-1]
+        else:
+            behind = query.where(tuple_(*order) > after).order_by(*order)
+            rows = self.connection.execute(behind).mappings().all()
+        return [((row["at"], row["writer_id"], row["sequence"]), _event(row)) for row in rows]
 
     def count_audit(self) -> int:
         """How many events the trail holds."""
@@ -148,6 +159,14 @@ class AuditRecords(RecordsBase):
 
 
 def _event(row: RowMapping) -> AuditEvent:
+    try:
+        return _readable_event(row)
+    except (VaultCorrupt, OverflowError):  # what the row says cannot be shown; that it is there can, and hides no other
+        unknown = AuditEvent("", "", "", "", "", verified=False, edge="", action="unreadable")
+        return unknown.ending(VaultCorrupt.code)
+
+
+def _readable_event(row: RowMapping) -> AuditEvent:
     intact("audit_events", row)
     try:
         detail = {str(name): str(value) for name, value in json.loads(row["detail"] or "{}").items()}

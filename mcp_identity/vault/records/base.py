@@ -17,7 +17,7 @@ from mcp_identity.vault.keys import KeyRing
 from mcp_identity.vault.records.chain import AuditChain
 
 _DECLARED = (tables, tables_own)  # importing them fills the metadata
-_KINDS = {Text: str, BigInteger: int, Blob: bytes}
+_KINDS: dict[type[Any], type] = {Text: str, BigInteger: int, Blob: bytes}
 _SHAPES = {
     name: tuple((column.name, _KINDS[type(column.type)], bool(column.nullable)) for column in declared.columns)
     for name, declared in metadata.tables.items()
@@ -38,8 +38,10 @@ def intact(name: str, row: RowMapping) -> RowMapping:
         VaultCorrupt: If one is not.
     """
     for column, kind, nullable in _SHAPES[name]:
-        value = row[column]
-        if type(value) is not kind and not (nullable and value is None):
+        value: Any = row[column]
+        if nullable and value is None:
+            continue
+        if type(value) is not kind:
             raise VaultCorrupt(f"a row of {name} holds a value of another type than the product writes")
         if kind is int and not 0 <= value < _NUMBERS:
             raise VaultCorrupt(f"a row of {name} holds a number that the product does not write")

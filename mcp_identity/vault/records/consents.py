@@ -6,13 +6,15 @@ attempt repeats that hash and the browser's: whoever edits the columns gets `Vau
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import RowMapping, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, RowMapping, delete, func, insert, select, update
 
+from mcp_identity.domain.audit import session_event
 from mcp_identity.domain.consent import (
     FINAL_STATES,
     OPEN_STATES,
@@ -24,9 +26,10 @@ from mcp_identity.domain.consent import (
     may_become,
 )
 from mcp_identity.domain.credentials import Flow, Reason, Secret
-from mcp_identity.domain.errors import VaultCorrupt
+from mcp_identity.domain.errors import ConsentExpired, UpstreamUnavailable, VaultCorrupt
 from mcp_identity.vault.envelope import Place
-from mcp_identity.vault.records.base import RecordsBase, intact, table
+from mcp_identity.vault.records.audit import AuditRecords
+from mcp_identity.vault.records.base import intact, table
 from mcp_identity.vault.records.moments import micros, moment
 
 _SESSIONS = table("consent_sessions")
@@ -108,7 +111,7 @@ def _decode_request(plaintext: bytes) -> ConsentRequest:
         raise VaultCorrupt("a consent request is not what the product wrote") from None
 
 
-class ConsentRecords(RecordsBase):
+class ConsentRecords(AuditRecords):
     """Attempts to get a user's consent."""
 
     def insert_session(self, session: ConsentSession, request_hash: bytes) -> None:
@@ -196,9 +199,11 @@ class ConsentRecords(RecordsBase):
             VaultCorrupt: If the column and the sealed attempt differ.
         """
         row = self.connection.execute(select(_SESSIONS).where(_SESSIONS.c.state_hash == state_hash)).mappings().first()
-        if row is None or row["attempt_sealed"] is None:
+        if row is None:
             return None
         session = self._session(row)
+        if row["attempt_sealed"] is None:
+            raise VaultCorrupt("a consent session's attempt was removed outside the product")
         place = _attempt_place(session.request.tenant, session.id, row["attempt"])
         try:
             kept_state, browser, verifier, nonce, other = json.loads(self._open(row["attempt_sealed"], place))
@@ -240,18 +245,20 @@ class ConsentRecords(RecordsBase):
 
     def sweep_sessions(self) -> int:
         """End what nobody will finish, and forget what ended long ago."""
-        now = micros(self.now)
         stuck = _SESSIONS.c.state.in_(_UNDER_WAY) & (_SESSIONS.c.updated_at <= micros(self.now - RECEIVED_LIFETIME))
-        late = _SESSIONS.c.state.in_(_WAITING) & (_SESSIONS.c.expires_at <= now)
-        ended = 0
-        for condition, state, code in (
-            (late, ConsentState.EXPIRED, "consent_expired"),
-            (stuck, ConsentState.FAILED, "upstream_unavailable"),
-        ):
-            values: dict[str, Any] = {"state": state.value, "error_code": code, "updated_at": now, **_ERASED}
-            ended += self.connection.execute(update(_SESSIONS).where(condition).values(**values)).rowcount
+        late = _SESSIONS.c.state.in_(_WAITING) & (_SESSIONS.c.expires_at <= micros(self.now))
+        ended = self._sweep(late, ConsentState.EXPIRED, ConsentExpired.code)
+        ended += self._sweep(stuck, ConsentState.FAILED, UpstreamUnavailable.code)
         final = _SESSIONS.c.state.in_([state.value for state in FINAL_STATES])
         self.connection.execute(delete(_SESSIONS).where(final & (_SESSIONS.c.updated_at <= micros(self.now - KEPT))))
+        return ended
+
+    def _sweep(self, condition: ColumnElement[bool], state: ConsentState, code: str) -> int:
+        ended = 0
+        for row in self.connection.execute(select(_SESSIONS).where(condition)).mappings().all():
+            ended += self.end_session(row["id"], state, code)
+            with contextlib.suppress(VaultCorrupt):  # nobody can say whose it was; it ends all the same
+                self.append_audit(session_event(self._session(row), "sweep_consent").ending(code))
         return ended
 
     def has_open_sessions(self) -> bool:

@@ -196,7 +196,11 @@ class GrantRecords(RecordsBase):
         return stored
 
     def mark_needs_consent(self, lease: Lease, reason: Reason) -> bool:
-        """Note that a refresh was refused for good; only the current lease of the current generation may."""
+        """Note that a refresh was refused for good; only the current lease of the current generation may.
+
+        Returns:
+            Whether it was noted; not where the lease was lost, or where there are no tokens that a refresh could be of.
+        """
         values = {
             "state": GrantState.NEEDS_CONSENT.value,
             "reason": reason.value,
@@ -206,7 +210,7 @@ class GrantRecords(RecordsBase):
         }
         changed = self.connection.execute(
             update(_GRANTS)
-            .where(*self._held(lease), _GRANTS.c.state != GrantState.REVOKED.value)
+            .where(*self._held(lease), _GRANTS.c.tokens.is_not(None))
             .values(**values, updated_at=micros(self.now))
         )
         return changed.rowcount == 1
@@ -290,7 +294,9 @@ class GrantRecords(RecordsBase):
         )
 
     def _update(self, grant: Grant, values: dict[str, Any]) -> None:
-        self.connection.execute(update(_GRANTS).where(_GRANTS.c.id == grant.id).values(**values, updated_at=micros(self.now)))
+        change = update(_GRANTS).where(_GRANTS.c.id == grant.id).values(**values, updated_at=micros(self.now))
+        if self.connection.execute(change).rowcount != 1:
+            raise VaultCorrupt("a grant cannot be changed: the database swallows it")
 
     def _key_of(self, row: RowMapping) -> GrantKey:
         intact("grants", row)

@@ -28,6 +28,7 @@ def encode_tokens(tokens: TokenSet, obtained_by: str) -> bytes:
             "refresh_expires_at": micros(tokens.refresh_expires_at),
             "account_id": tokens.account_id,
             "extra": tokens.extra,
+            "destination": tokens.destination,
             "obtained_by": obtained_by,
         },
         separators=(",", ":"),
@@ -57,6 +58,7 @@ def decode_tokens(plaintext: bytes) -> tuple[TokenSet, str]:
             refresh_expires_at=moment(cell["refresh_expires_at"]),
             account_id=cell["account_id"],
             extra=cell["extra"],
+            destination=cell["destination"],
         )
         return tokens, cell["obtained_by"]
     except (KeyError, TypeError, ValueError):

@@ -1,0 +1,137 @@
+"""What an operator says, made into a provider: complete, possible, and with its endpoints pinned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mcp_identity.broker.answers import ProviderSpec
+from mcp_identity.broker.discovery import Discovered, discover
+from mcp_identity.domain.credentials import Flow, Secret, parse_scopes
+from mcp_identity.domain.errors import InvalidRequest
+from mcp_identity.domain.provider import (
+    AuthorizationServer,
+    ClientAuthentication,
+    CredentialProvider,
+    ProviderDefinition,
+    ProviderKind,
+    Release,
+)
+from mcp_identity.oauth.urls import check_url
+from mcp_identity.providers import catalog
+from mcp_identity.transport import Transport
+
+
+async def configure(
+    transport: Transport, provider: CredentialProvider, definition: ProviderDefinition, spec: ProviderSpec
+) -> CredentialProvider:
+    """`provider` with what the specification says; where that names settings, its endpoints are looked up and pinned anew.
+
+    Raises:
+        InvalidRequest: If the outcome would be incomplete or contradictory; the message says what is missing.
+        UpstreamError: If the issuer's metadata cannot be had or does not stand.
+    """
+    loopback = provider.allow_http_loopback if spec.allow_http_loopback is None else spec.allow_http_loopback
+    settings = {**provider.settings, **spec.settings}
+    scopes = provider.scopes if spec.scopes is None else parse_scopes(spec.scopes)
+    is_new = not provider.client_id
+    common = replace(
+        provider,
+        kind=definition.kind,
+        settings=settings,
+        release=provider.release if spec.release is None else _release(spec.release),
+        scopes=scopes,
+        allow_http_loopback=loopback,
+        disabled=provider.disabled if spec.disabled is None else spec.disabled,
+    )
+    resolved = catalog.resolve(definition, settings)
+    if definition.kind is ProviderKind.API_KEY:
+        if spec.client_id or spec.client_authentication or scopes:
+            raise InvalidRequest("an API key has no client and no scopes")
+        return common
+    found = Discovered(provider.server)
+    if is_new or spec.settings:
+        found = await discover(transport, resolved.endpoints, allow_http_loopback=loopback)
+    _check_server(found.server, allow_http_loopback=loopback)
+    authentication = _authentication(provider, definition, spec, found)
+    flows = tuple(flow for flow in resolved.flows if _is_possible(flow, found.server, authentication))
+    if not flows:
+        raise InvalidRequest("no flow is possible: a user's consent needs an authorization URL, M2M a client secret")
+    if is_new and spec.scopes is None:
+        scopes = frozenset(definition.default_scopes)
+    return replace(
+        common,
+        server=found.server,
+        client_id=_client_id(provider, spec),
+        client_authentication=authentication,
+        flows=flows,
+        scopes=scopes,
+    )
+
+
+def require_secret(provider: CredentialProvider, secret: Secret | None) -> None:
+    """Check that a provider is given the secret that it needs, and none where it needs none.
+
+    Raises:
+        InvalidRequest: If not, or if nobody said how an API key may leave.
+    """
+    if provider.kind is ProviderKind.API_KEY:
+        if secret is None:
+            raise InvalidRequest("an API key is required: --api-key-env VAR, --api-key-file PATH or --api-key-stdin")
+        if provider.release is None:
+            raise InvalidRequest("an API key has no end, so say how it may leave: --release token, handle or never")
+    elif (secret is None) != is_public(provider):
+        raise InvalidRequest(
+            "a client secret is required: --client-secret-env VAR, --client-secret-file PATH or --client-secret-stdin; "
+            "a public client has none: --client-auth none"
+        )
+
+
+def is_public(provider: CredentialProvider) -> bool:
+    """Whether its client has no secret."""
+    return provider.kind is ProviderKind.OAUTH2 and provider.client_authentication is ClientAuthentication.NONE
+
+
+def _client_id(provider: CredentialProvider, spec: ProviderSpec) -> str:
+    client_id = provider.client_id if spec.client_id is None else spec.client_id
+    if not client_id or len(client_id) > 512 or not client_id.isprintable():  # noqa: PLR2004 - a bound, like the others
+        raise InvalidRequest("a client id is required: --client-id ID, as the vendor shows it")
+    return client_id
+
+
+def _release(text: str) -> Release:
+    try:
+        return Release(text)
+    except ValueError:
+        raise InvalidRequest("release is one of: token, handle, never") from None
+
+
+def _authentication(
+    provider: CredentialProvider, definition: ProviderDefinition, spec: ProviderSpec, found: Discovered
+) -> ClientAuthentication:
+    accepted = definition.client_authentication
+    if spec.client_authentication is not None:
+        if spec.client_authentication not in {way.value for way in accepted}:
+            raise InvalidRequest(
+                f"{definition.title} accepts client authentication: {', '.join(way.value for way in accepted)}"
+            )
+        return ClientAuthentication(spec.client_authentication)
+    if provider.client_id:
+        return provider.client_authentication
+    offered = [way for way in accepted if way in found.client_authentication and way is not ClientAuthentication.NONE]
+    return offered[0] if offered else accepted[0]
+
+
+def _is_possible(flow: Flow, server: AuthorizationServer, authentication: ClientAuthentication) -> bool:
+    if flow is Flow.M2M:
+        return authentication is not ClientAuthentication.NONE
+    return flow is not Flow.USER_FEDERATION or bool(server.authorization_url)
+
+
+def _check_server(server: AuthorizationServer, *, allow_http_loopback: bool) -> None:
+    if not server.token_url:
+        raise InvalidRequest("the provider needs an issuer whose metadata can be read (--issuer), or a --token-url")
+    if server.jwks_url and not server.issuer:
+        raise InvalidRequest("keys verify ID tokens of an issuer: give the issuer with the jwks_url, or leave both out")
+    for url in (server.authorization_url, server.token_url, server.refresh_url, server.revocation_url, server.jwks_url):
+        if url:
+            check_url(url, allow_http_loopback=allow_http_loopback)

@@ -1,0 +1,211 @@
+"""What stands between the SDK and the tools: calls begin here, and every failure is mapped here.
+
+A tool's failure is a result, in the arm that its output schema has; a resource's or a prompt's is a protocol error whose
+message begins with our code. What was refused stands in the trail, and nothing that a caller wrote is repeated to it but
+names, cleaned and bounded: a value may be a secret that came to the wrong place.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from mcp import MCPError
+from mcp.server import MCPServer
+from mcp.server.caching import CacheableMethod, CacheHint
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import (
+    ResourceNotFoundError,
+    ToolError,
+    UnexpectedResourceError,
+    UnexpectedToolError,
+)
+from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult
+from pydantic import ValidationError
+
+from mcp_identity.domain.errors import IdentityError, InvalidRequest, NotFound, clean_text
+from mcp_identity.tools import results
+from mcp_identity.tools.texts import INSTRUCTIONS
+
+if TYPE_CHECKING:
+    from mcp.server.lowlevel.helper_types import ReadResourceContents
+
+    from mcp_identity.broker.audit import Call
+    from mcp_identity.broker.broker import Broker
+    from mcp_identity.tools.caller import StdioCaller
+
+log = logging.getLogger(__name__)
+_NAME_LIMIT = 64
+_LISTS: tuple[CacheableMethod, ...] = ("tools/list", "prompts/list", "resources/list", "resources/templates/list")
+_call: ContextVar[tuple[Broker, Call] | None] = ContextVar("call", default=None)
+
+
+class IdentityServer(MCPServer[Any]):
+    """An MCPServer that refuses what it does not know, and maps every failure in one place."""
+
+    def __init__(self, caller: StdioCaller, version: str, listed: Callable[[], None]) -> None:
+        """Name the server and its caller; `build_server` adds the tools."""
+        with _without_rich():
+            super().__init__(
+                "mcp-identity",
+                title="Identity for agents",
+                instructions=INSTRUCTIONS,
+                version=version,
+                log_level="WARNING",
+                cache_hints={method: CacheHint(60_000, "private") for method in _LISTS},
+                middleware=[caller.note_client, _tell_when_listed(listed)],
+            )
+        self._caller = caller
+        self._arguments: dict[str, list[str]] = {}
+
+    async def begin(self, action: str) -> tuple[Broker, Call]:
+        """Begin a call of the verified principal."""
+        begun = await self._caller.begin(action)
+        _call.set(begun)
+        return begun
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """Call a tool; whatever fails becomes a tool error in the arm that its output schema has."""
+        known = await self._known(name)
+        token = _call.set(None)
+        try:
+            misspelt = [argument for argument in arguments if argument not in known]
+            if misspelt:
+                return await self._refuse(name, _unknown_argument(misspelt[0], known))
+            return await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            return await self._refuse(name, _of_tool(name, error))
+        finally:
+            _call.reset(token)
+
+    async def read_resource(
+        self, uri: Any, context: Context[Any, Any] | None = None
+    ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        """Read a resource; whatever fails becomes a protocol error that says our code."""
+        token = _call.set(None)
+        try:
+            return await super().read_resource(uri, context)
+        except ResourceNotFoundError:
+            # SEP-2164 wants the URI back; it is the caller's own, and may be anything.
+            raise _protocol_error(NotFound("there is no such resource"), uri=clean_text(str(uri), 256)) from None
+        except UnexpectedResourceError as error:
+            cause = error.__cause__
+            failed = cause if isinstance(cause, IdentityError) else _internal("a resource", cause)
+            failed = await self._write_down(failed)
+            raise _protocol_error(failed, uri=clean_text(str(uri), 256), correlation_id=_correlation_id()) from None
+        finally:
+            _call.reset(token)
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Context[Any, Any] | None = None
+    ) -> GetPromptResult | InputRequiredResult:
+        """Render a prompt; whatever does not fit becomes a protocol error that says our code."""
+        prompt = next((prompt for prompt in await self.list_prompts() if prompt.name == name), None)
+        if prompt is None:
+            raise _protocol_error(NotFound("there is no such prompt; see prompts/list"))
+        known = [argument.name for argument in prompt.arguments or []]
+        for argument in arguments or {}:
+            if argument not in known:
+                raise _protocol_error(_unknown_argument(argument, known))
+        for argument in prompt.arguments or []:
+            if argument.required and argument.name not in (arguments or {}):
+                raise _protocol_error(InvalidRequest(f"the argument {argument.name} is missing"))
+        return await super().get_prompt(name, arguments, context)
+
+    async def _known(self, tool: str) -> list[str]:
+        """The names of a tool's arguments; the tools are static, so they are read once."""
+        if not self._arguments:
+            self._arguments = {each.name: [*each.input_schema.get("properties", {})] for each in await self.list_tools()}
+        known = self._arguments.get(tool)
+        if known is None:
+            raise MCPError(INVALID_PARAMS, f"Unknown tool: {clean_text(tool, _NAME_LIMIT)}")
+        return known
+
+    async def _refuse(self, tool: str, error: IdentityError) -> CallToolResult:
+        """Answer a call with an error; the trail knows of it first."""
+        error = await self._write_down(error, tool)
+        return results.error_answer(error, _correlation_id())
+
+    async def _write_down(self, error: IdentityError, action: str = "") -> IdentityError:
+        """See to it that the trail has a refusal; what to tell, which is another error where the trail cannot have it.
+
+        Args:
+            error: Why the call is refused.
+            action: Begins the call where it has not begun; empty to leave it at that.
+        """
+        try:
+            begun = _call.get() or (await self.begin(action) if action else None)
+            if begun is not None:
+                broker, call = begun
+                await broker.refuse(call, error)
+        except IdentityError as failed:
+            return failed
+        except Exception as failed:  # noqa: BLE001 - the SDK would answer with its text
+            return _internal("the trail", failed)
+        return error
+
+
+def _of_tool(name: str, error: ToolError) -> IdentityError:
+    """What went wrong in a tool, or in its arguments."""
+    cause = error.__cause__
+    if isinstance(cause, IdentityError):
+        return cause
+    if isinstance(cause, ValidationError) and not isinstance(error, UnexpectedToolError):
+        found = cause.errors(include_input=False, include_url=False, include_context=False)
+        # The first part of a place is one of our own names; the rest may be a key that the caller wrote.
+        what = "; ".join(dict.fromkeys(f"{each['loc'][0] if each['loc'] else 'arguments'}: {each['msg']}" for each in found))
+        return InvalidRequest(f"the arguments do not fit: {what}")
+    return _internal(f"the tool {name}", cause)
+
+
+def _internal(what: str, cause: BaseException | None) -> IdentityError:
+    log.error("%s failed unexpectedly", what, exc_info=cause)
+    return IdentityError("the server failed; its log knows more")
+
+
+def _unknown_argument(argument: str, known: list[str]) -> InvalidRequest:
+    near = get_close_matches(argument[:_NAME_LIMIT], known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"its arguments are: {', '.join(known) or 'none'}"
+    return InvalidRequest(f"there is no argument {clean_text(argument, _NAME_LIMIT)!r}; {hint}")
+
+
+def _protocol_error(error: IdentityError, **data: str) -> MCPError:
+    code = INVALID_PARAMS if error.actor == "agent" else INTERNAL_ERROR
+    said = {"code": error.code, "retryable": error.retryable, **{name: value for name, value in data.items() if value}}
+    return MCPError(code, f"{error.code}: {error.message}", data=said)
+
+
+def _correlation_id() -> str:
+    begun = _call.get()
+    return begun[1].correlation_id if begun else ""
+
+
+def _tell_when_listed(listed: Callable[[], None]) -> Any:
+    async def middleware(ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        answer = await call_next(ctx)
+        if ctx.method == "tools/list":
+            listed()
+        return answer
+
+    return middleware
+
+
+@contextmanager
+def _without_rich() -> Generator[None]:
+    """Keep the SDK from loading rich, with which it would log: it costs start-up time, and the log has its handler."""
+    name = "rich.console"
+    loaded = sys.modules.get(name)
+    sys.modules[name] = None  # pyright: ignore[reportArgumentType] - Python's own way to say that there is no such module
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if loaded is not None:
+            sys.modules[name] = loaded

@@ -1,0 +1,86 @@
+"""What does a model read before it calls anything? Enough, and always the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any, cast
+
+from mcp_identity.tools.caller import Local, StdioCaller
+from mcp_identity.tools.server import build_server
+from mcp_identity.tools.texts import CONNECT_ACCOUNT, INSTRUCTIONS
+
+PINNED = "9ebd77e15b0650cce7ffbc8f83fabb7c5979b63f47602f9725e16835148afdf4"
+"""SHA-256 of every word that models read. Who changes one changes this line too, so that a review sees it."""
+
+
+async def _no_vault() -> Local:
+    raise AssertionError("a list needs no vault")
+
+
+async def _tools() -> list[dict[str, Any]]:
+    listed = await build_server(StdioCaller(_no_vault), version="0").list_tools()
+    return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listed]
+
+
+def _schemas_in(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A schema and all that stand in it; lists hold none, since unions are what the test forbids."""
+    yield schema
+    for each in schema.values():
+        if isinstance(each, dict):
+            yield from _schemas_in(cast("dict[str, Any]", each))
+
+
+async def test_every_tool_says_what_it_is() -> None:
+    for tool in await _tools():
+        assert tool["title"], tool["name"]
+        assert len(tool["description"]) > 60, tool["name"]
+        assert {"readOnlyHint", "openWorldHint"} <= tool["annotations"].keys(), tool["name"]
+        for name, argument in tool["inputSchema"]["properties"].items():
+            assert argument.get("description"), f"{tool['name']}.{name}"
+        for name, field in tool["outputSchema"]["properties"].items():
+            assert field.get("description"), f"{tool['name']} → {name}"
+
+
+async def test_only_revoking_is_called_destructive_and_only_looking_read_only() -> None:
+    tools = {tool["name"]: tool["annotations"] for tool in await _tools()}
+    assert {name for name, hints in tools.items() if hints.get("destructiveHint")} == {"revoke_grant"}
+    assert {name for name, hints in tools.items() if hints["readOnlyHint"]} == {
+        "get_consent",
+        "list_grants",
+        "list_providers",
+        "whoami",
+    }
+
+
+async def test_schemas_are_flat_objects_without_unions() -> None:
+    for tool in await _tools():
+        for schema in (tool["inputSchema"], tool["outputSchema"]):
+            assert schema["type"] == "object", tool["name"]
+            assert not any({"anyOf", "oneOf", "allOf"} & part.keys() for part in _schemas_in(schema)), tool["name"]
+
+
+async def test_every_output_schema_has_the_error_arm() -> None:
+    for tool in await _tools():
+        fields = tool["outputSchema"]["properties"].keys()
+        assert {"status", "code", "message", "retryable", "retry_after_seconds", "correlation_id"} <= fields
+        assert tool["outputSchema"]["required"] == ["status"]
+
+
+async def test_no_tool_has_a_field_for_what_must_stay() -> None:
+    for tool in await _tools():
+        names = {name for part in _schemas_in(tool["outputSchema"]) for name in part.get("properties", {})}
+        assert not names & {"refresh_token", "client_secret", "authorization_code", "code_verifier"}, tool["name"]
+
+
+async def test_what_models_read_is_pinned() -> None:
+    assert await _tools() == await _tools()
+    words = [(tool["name"], tool["title"], tool["description"], [*_described(tool["inputSchema"])]) for tool in await _tools()]
+    pinned = json.dumps([INSTRUCTIONS, CONNECT_ACCOUNT, words]).encode()
+    assert hashlib.sha256(pinned).hexdigest() == PINNED
+
+
+def _described(schema: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, argument in schema["properties"].items():
+        yield name, argument["description"]

@@ -1,0 +1,130 @@
+"""Which connections the server keeps, and for how long, before it knows what they want."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import anyio
+import pytest
+from anyio.abc import SocketStream
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mcp_identity.web.guard import CheckPeer
+from mcp_identity.web.serving import claim, serving
+
+SOON = 0.05
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+ANSWER = b"HTTP/1.1 200 OK"
+
+
+async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that wants all of a request, and answers."""
+    while (await receive()).get("more_body"):
+        pass
+    await PlainTextResponse("ok")(scope, receive, send)
+
+
+@asynccontextmanager
+async def served(app: ASGIApp = answering, check_peer: CheckPeer | None = None, seconds: float = SOON) -> AsyncGenerator[int]:
+    """The port of a server; the block may take ten seconds."""
+    sockets = claim(0)
+    assert sockets is not None
+    with anyio.fail_after(10):
+        async with serving(app, sockets, check_peer=check_peer, request_seconds=seconds):
+            yield sockets[0].getsockname()[1]
+
+
+async def rest_of(stream: SocketStream) -> bytes:
+    """What comes until the server hangs up."""
+    text = b""
+    try:
+        while True:
+            text += await stream.receive()
+    except (anyio.EndOfStream, anyio.BrokenResourceError):
+        return text
+
+
+@pytest.mark.parametrize(
+    "beginning", [b"", b"G", REQUEST[:-2], b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n1"], ids=repr
+)
+async def test_a_connection_that_brings_no_whole_request_is_closed(beginning: bytes) -> None:
+    async with served() as port, await anyio.connect_tcp("127.0.0.1", port) as stream:
+        await stream.send(beginning)
+        assert await rest_of(stream) == b""
+
+
+@pytest.mark.parametrize("beginning", [b"", b"G", REQUEST[:-2]], ids=repr)
+async def test_so_is_one_that_was_answered_once(beginning: bytes) -> None:
+    async with served() as port, await anyio.connect_tcp("127.0.0.1", port) as stream:
+        await stream.send(REQUEST + beginning)
+        assert (await rest_of(stream)).count(ANSWER) == 1
+
+
+async def test_bytes_that_trickle_in_gain_no_time() -> None:
+    async with served() as port, await anyio.connect_tcp("127.0.0.1", port) as stream:
+        await stream.send(REQUEST[:-2] + b"X: ")
+        with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
+            while True:
+                await stream.send(b"x")
+                await anyio.lowlevel.checkpoint()
+        assert await rest_of(stream) == b""
+
+
+async def test_silent_connections_keep_nobody_out_for_longer_than_that() -> None:
+    async with served() as port, AsyncExitStack() as silent:
+        streams = [await silent.enter_async_context(await anyio.connect_tcp("127.0.0.1", port)) for _ in range(64)]
+        assert await rest_of(streams[-1]) == b""
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(REQUEST)
+            assert ANSWER in await stream.receive()
+
+
+async def test_an_answer_may_take_longer_and_another_request_may_follow() -> None:
+    asked, go_on = anyio.Event(), anyio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.set()
+        await go_on.wait()
+        await answering(scope, receive, send)
+
+    async with served(slow) as port, await anyio.connect_tcp("127.0.0.1", port) as stream:
+        await stream.send(REQUEST)
+        await asked.wait()
+        async with await anyio.connect_tcp("127.0.0.1", port) as later:
+            assert await rest_of(later) == b""  # the time of the first is over, too
+        go_on.set()
+        for _ in range(2):
+            assert ANSWER in await stream.receive()
+            await stream.send(REQUEST)
+
+
+async def test_a_connection_that_is_refused_is_closed_before_a_word_is_read() -> None:
+    seen: list[tuple[str, int, str, int]] = []
+
+    def nobody(*ends: object) -> bool:
+        seen.append(ends)  # pyright: ignore[reportArgumentType]
+        return False
+
+    async with served(check_peer=nobody, seconds=3600) as port, await anyio.connect_tcp("127.0.0.1", port) as stream:
+        host, own_port = stream.extra(anyio.abc.SocketAttribute.local_address)
+        await stream.send(REQUEST)
+        assert await rest_of(stream) == b""
+    assert seen == [(host, own_port, "127.0.0.1", port)]
+
+
+async def test_refused_connections_keep_nobody_out() -> None:
+    refused: set[int] = set()
+
+    def is_welcome(_client_host: str, client_port: int, _server_host: str, _server_port: int) -> bool:
+        return client_port not in refused
+
+    async with served(check_peer=is_welcome, seconds=3600) as port, AsyncExitStack() as held:
+        for _ in range(100):
+            client = held.enter_context(socket.create_connection(("127.0.0.1", port)))
+            refused.add(client.getsockname()[1])
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(REQUEST)
+            assert ANSWER in await stream.receive()
