@@ -114,7 +114,7 @@ class Broker:
             require_workload(records, call.principal)
             provider = records.find_provider(call.principal.tenant, provider_name)
             if provider is None:
-                raise unknown_provider(provider_name)
+                raise unknown_provider()
             if provider.kind is not ProviderKind.API_KEY:
                 raise UnsupportedFlow(f"{provider.name} gives tokens, not an API key; call get_token")
             require_access(call.principal, call.action, provider, frozenset())
@@ -203,7 +203,7 @@ class Broker:
     async def _plan(self, call: Call, request: TokenRequest) -> Plan:
         provider = await self.directory.find(call.principal.tenant, request.provider)
         if provider is None:
-            raise unknown_provider(request.provider)
+            raise unknown_provider()
         return make_plan(call.principal, provider, request)
 
     async def _token_or_link(self, call: Call, plan: Plan) -> TokenReleased | ConsentRequired:

@@ -58,7 +58,7 @@ class Directory:
         """
         provider = await self.find(tenant, name)
         if provider is None:
-            raise unknown_provider(name)
+            raise unknown_provider()
         return provider
 
     async def list(self, tenant: str) -> ProviderList:

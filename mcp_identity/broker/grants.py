@@ -92,7 +92,7 @@ class Grants:
             require_workload(records, call.principal)
             provider = records.find_provider(call.principal.tenant, name)
             if provider is None:
-                raise unknown_provider(name)
+                raise unknown_provider()
             grants = tuple(
                 grant
                 for grant in _mine(records, call).grants
@@ -127,9 +127,9 @@ class Grants:
         return tuple(revoked)
 
 
-def unknown_provider(name: str) -> UnknownProvider:
-    """Absent, and not yours, in the same words."""
-    return UnknownProvider(f"there is no credential provider {name[:64]!r}; call list_providers for the names")
+def unknown_provider() -> UnknownProvider:
+    """Absent, and not yours, in the same words. What was asked for is not repeated: it may be a secret in the wrong place."""
+    return UnknownProvider("there is no credential provider of this name; list the providers for the names")
 
 
 def _mine(records: Records, call: Call) -> GrantList:

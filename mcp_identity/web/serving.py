@@ -98,6 +98,7 @@ async def serving(
             server_header=False,
             proxy_headers=False,  # the peer's address is the socket's, whatever a header says
             limit_concurrency=_CONNECTIONS,
+            backlog=_CONNECTIONS,  # also how many the loop accepts in one turn, before any is looked at
             h11_max_incomplete_event_size=_HEADER_BYTES,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )

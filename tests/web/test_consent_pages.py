@@ -69,7 +69,7 @@ async def test_whatever_the_agent_chose_stands_on_the_page(
 
 async def test_one_place_of_use_is_named_once(browser: httpx2.AsyncClient, desk: FakeDesk, read_page: ReadPage) -> None:
     desk.view = replace(desk.view, resource="https://api.example.com/", audience="https://api.example.com/")
-    assert (await open_page(browser, read_page)).words.count("For use at https://api.example.com/") == 1
+    assert (await open_page(browser, read_page)).words.count("https://api.example.com/") == 1
     desk.view = replace(desk.view, audience="https://API.example.com/")
     assert (await open_page(browser, read_page)).words.count("For use at") == 2
 

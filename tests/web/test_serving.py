@@ -103,9 +103,9 @@ async def test_a_program_of_another_user_gets_nothing(
 async def test_connections_of_another_user_keep_nobody_out(
     processes: Processes, desk: FakeDesk, socket_of_user: SocketOfUser
 ) -> None:
-    async with processes.start(desk) as (listener, _), httpx2.AsyncClient(trust_env=False) as browser:
+    async with processes.start(desk) as (listener, _), httpx2.AsyncClient(trust_env=False, timeout=30) as browser:
         await listener.ensure_open()
-        for _ in range(100):
+        for _ in range(64):
             socket_of_user(65533).connect(("127.0.0.1", listener.port))
         assert (await browser.get(f"http://127.0.0.1:{listener.port}/consent/{SESSION}")).status_code == 200
 
