@@ -332,5 +332,8 @@ def test_every_order_of_events_keeps_the_grant(world: World) -> None:
 
     checks = (HealthCheck.too_slow, HealthCheck.data_too_large)
     run_state_machine_as_test(
-        Machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=checks)
+        Machine,
+        settings=settings(
+            max_examples=settings().max_examples // 3, stateful_step_count=40, deadline=None, suppress_health_check=checks
+        ),
     )
