@@ -182,8 +182,9 @@ def show_audit(world: World) -> None:
     table = Table("time", "agent", "user", "what", "provider", "flow", "outcome", box=None)
     for event in events:
         shown = ("at", "workload", "user_display", "action", "provider", "flow", "outcome")
-        at, *rest = (str(event.get(name, "")) for name in shown)
-        table.add_row(at[11:19], *rest)
+        at, workload, user, action, *rest = (str(event.get(name, "")) for name in shown)
+        begun = " (begun)" if event.get("detail", {}).get("step") else ""
+        table.add_row(at[11:19], workload, user, action + begun, *rest)
     console.print(table)
 
 
