@@ -124,10 +124,10 @@ def _open_location(location: VaultLocation, clock: Clock, entropy: Entropy, *, i
     for suffix in ("", "-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):  # the last process that closes the vault removes the other two
             _check_private(_with_suffix(database, suffix), "the vault")
-    vault_id, version = _check_key(database, backend)
+    vault_id, version = _check_key(location, backend)
     if version < SCHEMA_VERSION:
         with locks.exclusive():
-            _, version = _check_key(database, backend)  # another process may have upgraded it while we waited
+            _, version = _check_key(location, backend)  # another process may have upgraded it while we waited
             if version < SCHEMA_VERSION:
                 upgrade_vault(database)
     locks.hold()
@@ -232,7 +232,7 @@ def _make_key(location: VaultLocation, entropy: Entropy) -> KeyBackend:
     return LocalKey(_read_key(location), entropy)
 
 
-def _check_key(database: Path, backend: KeyBackend) -> tuple[str, int]:
+def _check_key(location: VaultLocation, backend: KeyBackend) -> tuple[str, int]:
     """Whether the key is this vault's, read without writing a byte.
 
     Returns:
@@ -240,12 +240,13 @@ def _check_key(database: Path, backend: KeyBackend) -> tuple[str, int]:
     """
     # Reading the journal of a process that was killed writes its index file. The file alone is therefore asked first: key and
     # id are in it from the beginning. Whoever will change them must bring that change into the file.
-    in_file = _checked_state(database, backend, immutable=True)
-    return in_file if _is_quiet(database) else _checked_state(database, backend, immutable=False)
+    in_file = _checked_state(location, backend, immutable=True)
+    return in_file if _is_quiet(location.database) else _checked_state(location, backend, immutable=False)
 
 
-def _checked_state(database: Path, backend: KeyBackend, *, immutable: bool) -> tuple[str, int]:
-    vault_id, version, minimum_writer, key_id, key_check = _read_state(database, immutable=immutable)
+def _checked_state(location: VaultLocation, backend: KeyBackend, *, immutable: bool) -> tuple[str, int]:
+    database = location.database
+    vault_id, version, minimum_writer, key_id, key_check = _read_state(location, immutable=immutable)
     if version > SCHEMA_VERSION or minimum_writer > WRITER_VERSION:
         raise VaultUnavailable("the vault was written by a newer version of mcp-identity; start that version", retryable=False)
     if key_id != backend.key_id:
@@ -264,24 +265,25 @@ def _is_quiet(database: Path) -> bool:
         return True
 
 
-def _read_state(database: Path, *, immutable: bool) -> _State:
+def _read_state(location: VaultLocation, *, immutable: bool) -> _State:
     attempts = _READ_ATTEMPTS
     while True:
         try:
-            return _read_state_once(database, immutable=immutable)
+            return _read_state_once(location, immutable=immutable)
         except sqlite3.Error as error:
             attempts -= 1  # another process may have written into the file, or closed it, meanwhile
             if attempts == 0:
                 if getattr(error, "sqlite_errorname", "SQLITE_ERROR").startswith(_DAMAGED):
-                    why = f"{database} cannot be read as a vault ({describe(error)}); restore it from a backup"
+                    why = f"{location.database} cannot be read as a vault ({describe(error)}); restore it from a backup"
                     raise VaultCorrupt(why) from None
                 raise
 
 
-def _read_state_once(database: Path, *, immutable: bool) -> _State:
+def _read_state_once(location: VaultLocation, *, immutable: bool) -> _State:
+    database = location.database
     uri = f"{database.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
     query = "SELECT vault_id, schema_version, minimum_writer, key_id, key_check FROM vault_state"
-    with closing(sqlite3.connect(uri, uri=True)) as connection:
+    with closing(sqlite3.connect(uri, location.wait_seconds / _READ_ATTEMPTS, uri=True)) as connection:
         row: _State | None = connection.execute(query).fetchone()
         foreign = connection.execute("SELECT count(*) FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchone()
     if foreign[0]:

@@ -60,7 +60,7 @@ class _Job(Generic[T]):
     error: BaseException | None = None
 
 
-class _TransactionLost(Exception):
+class TransactionLost(Exception):
     """The database ended the transaction under a unit."""
 
 
@@ -188,7 +188,7 @@ class Writer:
                 self._chain.in_doubt = True
                 transaction.commit()
                 self._chain.commit()
-        except (SQLAlchemyError, _TransactionLost, IdentityError) as error:
+        except (SQLAlchemyError, TransactionLost, IdentityError) as error:
             self._disconnect()
             self._fail(jobs, error if isinstance(error, IdentityError) else storage_failure(error))
 
@@ -299,8 +299,8 @@ class _Transaction:
         """Check that the database did not end the transaction by itself.
 
         Raises:
-            _TransactionLost: If it did; units that ran before are gone with it.
+            TransactionLost: If it did; units that ran before are gone with it.
         """
         driver: Any = self._connection.connection.driver_connection
         if not driver.in_transaction:
-            raise _TransactionLost from cause
+            raise TransactionLost from cause

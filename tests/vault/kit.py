@@ -63,6 +63,7 @@ def token_set(name: str = "1", **changes: Any) -> TokenSet:
         refresh_expires_at=START + timedelta(days=30),
         account_id="42",
         extra={"instance_url": "https://eu.example"},
+        destination="destination",
     )
     return replace(tokens, **changes)
 

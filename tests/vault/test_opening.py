@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from mcp_identity.domain.errors import ConfigurationError, VaultCorrupt
+from mcp_identity.domain.errors import ConfigurationError, VaultCorrupt, VaultUnavailable
 from mcp_identity.vault.kms.local import new_key_text
 from mcp_identity.vault.opening import KeySource, VaultLocation
 from tests.fakes.clock import SystemEntropy
@@ -252,3 +254,14 @@ async def test_a_wrong_key_changes_nothing_beside_the_journal_of_a_killed_proces
     assert (killed / "vault.db-wal").stat().st_size > 0
     write_key(killed, new_key_text(SystemEntropy()))
     assert refusal(location(killed)).code == "configuration_error"
+
+
+async def test_a_vault_that_another_program_keeps_for_itself_cannot_be_opened_now(home: Path) -> None:
+    with closing(sqlite3.connect(home / "vault.db", isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("UPDATE vault_state SET configuration_epoch = 2")
+        with pytest.raises(VaultUnavailable) as caught:
+            start(location(home, wait=0.05))
+    assert caught.value.code == "vault_unavailable"
+    assert caught.value.retryable
+    start(location(home))

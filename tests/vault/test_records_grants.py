@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcp_identity.domain.credentials import Flow, Grant, GrantKey, GrantState, Reason, TokenSet
-from mcp_identity.domain.errors import VaultUnavailable
+from mcp_identity.domain.errors import VaultCorrupt, VaultUnavailable
 from mcp_identity.domain.identity import DEFAULT_TENANT
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.grants import Lease, grant_key_hash
@@ -94,6 +94,20 @@ def test_a_token_set_survives_its_cell(name: str, scopes: frozenset[str], expire
     assert decode_tokens(encode_tokens(tokens, "consent")) == (tokens, "consent")
 
 
+@pytest.mark.parametrize(
+    "plaintext", [b"", b"{", b"[]", b"{}", b"\xff", encode_tokens(token_set(), "consent").replace(b'"obtained_at":', b'"at":')]
+)
+def test_a_cell_that_holds_no_token_set_is_corrupt(plaintext: bytes) -> None:
+    with pytest.raises(VaultCorrupt) as caught:
+        decode_tokens(plaintext)
+    assert caught.value.code == "vault_corrupt"
+
+
+def test_a_token_set_without_its_time_is_corrupt() -> None:
+    with pytest.raises(VaultCorrupt):
+        decode_tokens(encode_tokens(token_set(obtained_at=datetime(1970, 1, 1, tzinfo=UTC)), "consent"))
+
+
 async def test_a_list_holds_one_workloads_grants_of_the_users_that_were_named(
     vault: Vault, seeded: Seeded, key: GrantKey
 ) -> None:
@@ -169,6 +183,15 @@ async def test_a_lease_needs_the_generation_that_was_read(vault: Vault, key: Gra
     old = await complete(vault, key, token_set("1"))
     await complete(vault, key, token_set("2"))
     assert await vault.run(lambda records: records.take_lease(old, "p1", intent=True)) is None
+
+
+async def test_a_lease_that_was_held_and_released_meanwhile_is_not_taken_by_who_read_before(
+    vault: Vault, key: GrantKey
+) -> None:
+    before = await complete(vault, key, token_set())
+    held = await lease(vault, before)
+    await vault.run(lambda records: records.release_lease(held, keep_intent=True))
+    assert await vault.run(lambda records: records.take_lease(before, "p2", intent=True)) is None
 
 
 async def test_a_renewed_lease_does_not_count_its_own_intent_as_somebody_elses(vault: Vault, key: GrantKey) -> None:

@@ -328,6 +328,17 @@ async def test_a_row_moved_to_a_tenant_that_is_not_there_is_corrupt(
             assert caught.value.code == "vault_corrupt"
 
 
+@pytest.mark.parametrize("number", [-1, 2**62, 2**63 - 1])
+async def test_a_number_that_could_not_be_counted_on_is_corrupt(
+    vault: Vault, contents: Contents, file: sqlite3.Connection, number: int
+) -> None:
+    key = next(iter(contents.grants))
+    file.execute("UPDATE grants SET lease_counter = ?", (number,))
+    with pytest.raises(VaultCorrupt) as caught:
+        await vault.run(lambda records: records.find_grant(key))
+    assert caught.value.code == "vault_corrupt"
+
+
 async def test_a_listing_names_what_is_corrupt_and_shows_the_rest(
     vault: Vault, contents: Contents, file: sqlite3.Connection
 ) -> None:

@@ -108,7 +108,7 @@ async def test_a_full_disk_fails_the_whole_batch_and_stores_nothing_of_it(vault:
     faults.fill_disk()
     found = await batch(vault, (add_workload("a"), EVENT), (refuse("b"), EVENT), (grow, EVENT), (add_workload("c"), EVENT))
     assert codes(found) == ["vault_unavailable"] * 4
-    assert all(each.retryable for each in found)
+    assert all(each.retryable and "full" in each.message for each in found)
     assert not any(each.audited for each in found)
     assert len({id(each) for each in found}) == 4
     assert workloads(database) == ["before"]
@@ -139,7 +139,9 @@ async def test_a_unit_that_swallows_the_loss_of_its_transaction_does_not_pass(
         return "no fault"
 
     faults.fill_disk()
-    assert codes(await batch(vault, add_workload("a"), swallow)) == ["vault_unavailable"] * 2
+    found = await batch(vault, add_workload("a"), swallow)
+    assert codes(found) == ["vault_unavailable"] * 2
+    assert "TransactionLost" in found[0].message
     assert workloads(database) == []
 
 
@@ -151,6 +153,18 @@ async def test_nobody_is_answered_before_the_commit_returned(vault: Vault, fault
     assert workloads(database) == outcomes(database) == []
     assert codes(await batch(vault, add_workload("a"), (refuse("b"), EVENT))) == ["ok", "access_denied"]
     assert outcomes(database) == ["access_denied"]
+
+
+async def test_a_provider_of_a_batch_that_failed_is_not_remembered(vault: Vault, faults: Faults) -> None:
+    def add(records: Records) -> None:
+        records.insert_provider(provider(), Secret("s"))
+        assert records.find_provider(DEFAULT_TENANT, "github") is not None
+
+    faults.fail_commit = disk_error()
+    with pytest.raises(VaultUnavailable) as caught:
+        await vault.run(add)
+    assert caught.value.code == "vault_unavailable"
+    assert await vault.run(lambda records: records.find_provider(DEFAULT_TENANT, "github")) is None
 
 
 async def batch_failing(vault: Vault, faults: Faults) -> list[Any]:

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from mcp_identity.domain.credentials import Secret
@@ -16,11 +17,11 @@ from mcp_identity.domain.errors import VaultCorrupt, VaultUnavailable
 from mcp_identity.domain.identity import DEFAULT_TENANT
 from mcp_identity.vault.keys import CACHE_SECONDS
 from mcp_identity.vault.records import Records
-from mcp_identity.vault.vault import Vault
-from tests.fakes.clock import FakeClock
+from mcp_identity.vault.vault import Vault, open_vault
+from tests.fakes.clock import FakeClock, SystemEntropy
 from tests.vault.conftest import Opener
 from tests.vault.faults import Faults, batch
-from tests.vault.kit import EVENT, Seeded, behind_its_back, provider, seed
+from tests.vault.kit import EVENT, Seeded, behind_its_back, location, provider, seed
 from tests.vault.units import add_workload, batch_while_locked, codes, outcomes, refuse, workloads
 
 # --- the trail comes first --------------------------------------------------------------------------------------------
@@ -62,6 +63,24 @@ async def test_a_database_that_another_process_holds_is_unavailable_for_now(vaul
     assert found[0].retryable
     assert "busy" in found[0].message
     assert await vault.run(add_workload("a")) == "a"
+
+
+async def test_two_processes_that_read_and_then_write_wait_for_one_another(
+    home: Path, clock: FakeClock, database: Path
+) -> None:
+    def count_up(records: Records) -> None:
+        number = len(list(records.list_workloads(DEFAULT_TENANT)))
+        records.register_workload(DEFAULT_TENANT, f"w{number:03}", "stdio")
+
+    with (
+        closing(open_vault(location(home), clock, SystemEntropy())) as one,
+        closing(open_vault(location(home), clock, SystemEntropy())) as two,
+    ):
+        for _ in range(10):
+            async with anyio.create_task_group() as group:
+                for vault in (one, two):
+                    group.start_soon(vault.run, count_up)
+    assert workloads(database) == [f"w{number:03}" for number in range(20)]
 
 
 async def test_a_read_only_database_is_unavailable_until_it_is_writable(vault: Vault, faults: Faults, database: Path) -> None:
