@@ -78,7 +78,7 @@ class Grants:
         Args:
             call: Who asks.
             name: The credential provider's name.
-            flow: Only grants of this flow; empty for all.
+            flow: Only grants of this flow; empty for all, and for rows that cannot be read any more.
 
         Raises:
             UnknownProvider: If there is no such provider.
@@ -93,22 +93,25 @@ class Grants:
             provider = records.find_provider(call.principal.tenant, name)
             if provider is None:
                 raise unknown_provider()
+            mine = _mine(records, call)
             grants = tuple(
                 grant
-                for grant in _mine(records, call).grants
+                for grant in mine.grants
                 if grant.key.provider_row == provider.id
                 and (not flow or grant.key.flow.value == flow)
                 and grant.state is not GrantState.REVOKED
             )
+            unreadable = 0 if flow else records.delete_unreadable_grants(provider.tenant, provider.id, mine.corrupt)
             ended = 0
             if flow in ("", Flow.USER_FEDERATION.value):
                 owner = (call.principal.tenant, call.principal.workload.id, call.principal.user_key)
                 ended = records.end_sessions(*owner, provider.id, "conflict")
-            if not grants and not ended:
+            if not (grants or ended or unreadable):
                 raise NotFound(f"there is no grant at {provider.name} to revoke")
             for grant in grants:
                 records.revoke_grant_row(grant)
-            records.append_audit(event.ending("ok", grants=str(len(grants)), open_consents=str(ended)))
+            counts = {"grants": len(grants), "open_consents": ended, "unreadable": unreadable}
+            records.append_audit(event.ending("ok", **{name: str(count) for name, count in counts.items()}))
             return _Ending(provider, find_client(records, provider), grants)
 
         async def work() -> tuple[Revoked, ...]:

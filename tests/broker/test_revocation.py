@@ -191,3 +191,12 @@ async def test_nothing_to_revoke_is_said_so(idp: Product, provider: str, flow: s
     with raising(code):
         await revoke(idp, flow, provider=provider)
     assert await idp.outcomes("revoke_grant") == [code]
+
+
+async def test_a_grant_that_was_changed_outside_the_product_is_cleared_by_a_revocation(idp: Product) -> None:
+    await idp.connected()
+    await idp.sql("UPDATE grants SET granted_scopes = 'read admin'")
+    with raising("vault_corrupt"):
+        await idp.get()
+    assert await idp.broker.revoke_grant(idp.call(), "idp") == ()
+    assert (await idp.connected()).scopes == ("read",)

@@ -241,6 +241,11 @@ class GrantRecords(RecordsBase):
         """Remove the rows of a provider that is being removed."""
         self.connection.execute(delete(_GRANTS).where(_GRANTS.c.tenant_id == tenant, _GRANTS.c.provider_row == provider_row))
 
+    def delete_unreadable_grants(self, tenant: str, provider_row: str, row_ids: Sequence[str]) -> int:
+        """Remove rows at one provider that a listing called corrupt, so that a new consent can take their place."""
+        named = _GRANTS.c.id.in_(row_ids) & (_GRANTS.c.tenant_id == tenant) & (_GRANTS.c.provider_row == provider_row)
+        return self.connection.execute(delete(_GRANTS).where(named)).rowcount
+
     def _readable(self, rows: Sequence[RowMapping]) -> GrantList:
         grants: list[Grant] = []
         corrupt: list[str] = []
