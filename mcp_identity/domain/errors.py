@@ -48,7 +48,7 @@ class IdentityError(Exception):
     """The root of every designed failure.
 
     Attributes:
-        code: The stable code of DESIGN's error table.
+        code: The stable code that clients compare.
         actor: Who can do something about it.
         retryable: Whether the same call may succeed later without anybody acting.
         retry_after_seconds: When it makes sense to try again, where that is known.

@@ -7,13 +7,11 @@ the peer's address.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 if TYPE_CHECKING:
-    import asyncio
-
     from mcp_identity.web.guard import CheckPeer
 
 REQUEST_SECONDS = 5.0
@@ -31,7 +29,7 @@ def guarded(check_peer: CheckPeer | None, request_seconds: float) -> type[H11Pro
     class Guarded(H11Protocol):
         """One connection."""
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - as in uvicorn
+        def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._expect_request()
             client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 CheckPeer = Callable[[str, int, str, int], bool]
-"""Of (client host, client port, server host, server port), whether the program at the other end may be answered. Blocks for some milliseconds."""
+"""Whether the program at the other end may be answered.
+
+Of (client host, client port, server host, server port). May block, for some milliseconds.
+"""
 
 
 class Guard:

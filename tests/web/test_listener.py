@@ -40,7 +40,7 @@ async def health(port: int, host: str = "127.0.0.1") -> int:
     async with httpx2.AsyncClient(trust_env=False, timeout=5) as client:
         try:
             answer = await client.get(f"http://{host}:{port}/healthz", headers={"host": f"localhost:{port}"})
-        except httpx2.ConnectError:
+        except (httpx2.NetworkError, httpx2.RemoteProtocolError):  # also one that hangs up as it lets go of the port
             return 0
     return answer.status_code
 
