@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
+        env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
     )
 
     home: Path = Field(default_factory=default_home)
@@ -136,10 +136,28 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        what = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors())
+        what = "; ".join(
+            f"{'.'.join(map(str, each['loc']))}: {_complaint(each['type'], each['msg'])}" for each in error.errors()
+        )
         raise ConfigurationError(f"the settings do not stand: {what}") from None
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"mcp-identity.toml cannot be read ({type(error).__name__})") from None
+
+
+def _complaint(kind: str, message: str) -> str:
+    known = ", ".join(sorted(Settings.model_fields))
+    return f"there is no such setting; there are: {known}" if kind == "extra_forbidden" else message
+
+
+def environment_for_clients() -> dict[str, str]:
+    """What is set in this environment and a server started by an MCP client must know too; never a secret."""
+    names = ("HOME", "DATABASE_URL", "KEY", "CALLBACK_PORT", "USER", "DEFAULT_RELEASE")
+    found = {PREFIX + name: value for name in names if (value := os.environ.get(PREFIX + name))}
+    if not found.get(f"{PREFIX}KEY", "file:").startswith("file:"):
+        del found[f"{PREFIX}KEY"]  # it names a variable, which the client's environment does not have
+    if f"{PREFIX}HOME" in found:
+        found[f"{PREFIX}HOME"] = str(default_home().expanduser().absolute())
+    return found
 
 
 def key_reference(key: str) -> tuple[str, Path | None, Callable[[], str | None] | None]:
@@ -178,6 +196,6 @@ def read_secret(reference: str) -> Secret:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"the secret in {reference} cannot be read ({type(error).__name__})") from None
     text = (text or "").strip("\r\n")
-    if not text or len(text) > _SECRET_LIMIT:
-        raise ConfigurationError(f"the secret {reference} is missing, empty or too long")
+    if not text or len(text) > _SECRET_LIMIT or not text.isprintable():
+        raise ConfigurationError(f"the secret {reference} is missing, empty, too long, or has more than one line")
     return Secret(text)

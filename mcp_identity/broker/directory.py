@@ -72,6 +72,12 @@ class Directory:
     def notes(self, provider: CredentialProvider) -> tuple[str, ...]:
         """What the operator must know about a provider as it is configured."""
         notes = list(definition_of(provider).notes)
+        if provider.release is None and dialect_of(provider).expiry == "never":
+            notes.insert(
+                0,
+                "Its tokens never expire, so they are kept back until you say how they may leave: "
+                f"mcp-identity providers update {provider.name} --release token",
+            )
         if Flow.USER_FEDERATION in provider.flows and not dialect_of(provider).loopback_allowed:
             notes.append("This vendor takes no redirect to this machine: consents need a server with PUBLIC_URL.")
         if provider.release is Release.HANDLE:

@@ -21,7 +21,7 @@ application = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples(
         "mcp-identity init",
-        "mcp-identity providers add github-work --vendor github --client-id ID --client-secret-stdin",
+        "mcp-identity providers add github-work --vendor github --client-id ID --release token",
         "mcp-identity clients install claude-desktop",
         "mcp-identity connect github-work --workload claude-desktop",
     ),

@@ -85,17 +85,14 @@ def _path(client: Client, config: Path | None, *, project: bool) -> Path:
 
 
 def _snippet(context: typer.Context, client: Client, workload: str | None, name: str) -> dict[str, Any]:
-    from mcp_identity.settings import load_settings
+    from mcp_identity.settings import environment_for_clients
 
     agent = workload or globals_of(context).workload or client.name
     if not is_name(agent):
         raise InvalidRequest(f"the workload {agent[:64]!r} is no name: a-z, 0-9, dot, dash and underscore")
     if not _SERVER_NAME.fullmatch(name):
         raise InvalidRequest("--name is 1 to 64 letters, digits, dashes and underscores")
-    environment = {WORKLOAD_VARIABLE: agent}
-    settings = load_settings()
-    if "home" in settings.model_fields_set:  # it was set for us, and the client would not know
-        environment["MCP_IDENTITY_HOME"] = str(settings.home)
+    environment = {WORKLOAD_VARIABLE: agent} | environment_for_clients()
     return client.snippet(name, [*_program(), "serve"], environment)
 
 

@@ -50,14 +50,17 @@ class SecretSource:
             return read_secret(f"env:{self.variable}")
         if self.path is not None:
             return read_secret(f"file:{self.path}")
-        return _from_stdin() if self.stdin else None
+        return self._from_stdin() if self.stdin else None
 
-
-def _from_stdin() -> Secret:
-    text = sys.stdin.read(_LIMIT + 1).strip("\r\n")
-    if not text or len(text) > _LIMIT:
-        raise InvalidRequest("stdin holds no secret, or one that is too long")
-    return Secret(text)
+    def _from_stdin(self) -> Secret:
+        if is_interactive():  # a person types: without echo, and one line
+            return Secret(str(typer.prompt("The secret (not shown)", hide_input=True, err=True)))
+        text = sys.stdin.read(_LIMIT + 1).strip("\r\n")
+        if not text or len(text) > _LIMIT or not text.isprintable():
+            raise InvalidRequest(
+                f'stdin holds no secret, or more than one line; pass exactly one: printf %s "$SECRET" | … {self.option}-stdin'
+            )
+        return Secret(text)
 
 
 def is_interactive() -> bool:

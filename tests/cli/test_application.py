@@ -198,3 +198,10 @@ def test_the_example_configuration_is_what_install_writes(cli: CommandLine) -> N
     assert shown["args"][-1:] == entry["args"]
     assert shown.keys() == entry.keys()
     assert shown["env"]["MCP_IDENTITY_WORKLOAD"] == "claude-desktop"
+
+
+def test_a_misspelt_key_of_the_settings_file_is_named(vault: CommandLine) -> None:
+    (vault.home / "mcp-identity.toml").write_text("callback_prt = 9000\n")
+    answer = vault("providers", "list")
+    assert answer.code == 78
+    assert "callback_prt: there is no such setting; there are: callback_port," in answer.err

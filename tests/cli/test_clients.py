@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import sys
 from pathlib import Path
@@ -42,7 +43,11 @@ def test_everything_else_stays_with_mode_and_backup(cli: CommandLine, config: Pa
     assert after == OTHERS
     assert ours["args"] == ["serve"]
     assert Path(ours["command"]).is_absolute()
-    assert ours["env"] == {"MCP_IDENTITY_WORKLOAD": "claude-desktop", "MCP_IDENTITY_HOME": str(cli.home)}
+    assert ours["env"] == {
+        "MCP_IDENTITY_WORKLOAD": "claude-desktop",
+        "MCP_IDENTITY_HOME": str(cli.home),
+        "MCP_IDENTITY_CALLBACK_PORT": os.environ["MCP_IDENTITY_CALLBACK_PORT"],
+    }
     (backup,) = config.parent.glob("claude_desktop_config.json.backup-*")
     assert (backup.read_bytes(), str(backup) in said) == (before, True)
     assert [stat.S_IMODE(path.stat().st_mode) for path in (config, backup)] == [0o640, 0o640]
@@ -147,8 +152,11 @@ def test_a_project_has_a_configuration_of_its_own(cli: CommandLine, tmp_path: Pa
     assert (answer.code, answer.out) == (2, "")
 
 
-def test_the_vaults_folder_is_named_only_where_it_was_set(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_vaults_folder_and_port_are_named_only_where_they_were_set(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MCP_IDENTITY_HOME")
+    monkeypatch.delenv("MCP_IDENTITY_CALLBACK_PORT")
     shown = cli.succeed("clients", "show", "cursor").json
     assert shown["mcpServers"]["identity"]["env"] == {"MCP_IDENTITY_WORKLOAD": "cursor"}
 
@@ -184,7 +192,11 @@ def test_an_entry_is_ours_if_it_starts_us(entry: object, ours: bool) -> None:
 def test_no_client_writes_a_secret(cli: CommandLine) -> None:
     for client in CLIENTS.values():
         shown = cli.succeed("clients", "show", client.name, MCP_IDENTITY_KEY="env:A_VARIABLE", A_VARIABLE="made-up").json
-        assert shown[client.key]["identity"]["env"].keys() == {"MCP_IDENTITY_WORKLOAD", "MCP_IDENTITY_HOME"}
+        assert shown[client.key]["identity"]["env"].keys() == {
+            "MCP_IDENTITY_WORKLOAD",
+            "MCP_IDENTITY_HOME",
+            "MCP_IDENTITY_CALLBACK_PORT",
+        }
 
 
 @pytest.mark.parametrize(

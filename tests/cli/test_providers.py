@@ -184,3 +184,15 @@ def test_no_secret_stands_in_the_arguments_of_a_program(vault: CommandLine) -> N
 def test_nothing_of_the_vault_is_open_to_others_afterwards(vault: CommandLine) -> None:
     vault.with_api_key()
     assert all(not stat.S_IMODE(path.stat().st_mode) & 0o077 for path in (vault.home, *vault.home.rglob("*")))
+
+
+def test_a_secret_of_more_than_one_line_is_refused(vault: CommandLine) -> None:
+    answer = vault("providers", "add", "key", "--kind", "api-key", "--api-key-stdin", "--release", "token", stdin="one\ntwo\n")
+    assert answer.code == 2
+    assert "more than one line" in answer.err
+
+
+def test_tokens_that_never_expire_are_announced_with_what_to_do(vault: CommandLine) -> None:
+    added = vault.succeed("providers", "add", "github", "--vendor", "github", "--client-id", "ID", "--client-auth", "post",
+                          "--client-secret-env", "A_SECRET", A_SECRET="made-up")  # fmt: skip
+    assert "mcp-identity providers update github --release token" in " ".join((added.out + added.err).split())
