@@ -24,11 +24,14 @@ def require_access(principal: Principal, action: str, provider: CredentialProvid
     Raises:
         AccessDenied: If not.
     """
-    del scopes
+    del action, scopes
     if principal.workload.disabled:
         raise AccessDenied(f"the workload {principal.workload.name} is disabled")
     if provider.disabled:
-        raise AccessDenied(f"{action}: the provider {provider.name} is disabled")
+        raise AccessDenied(
+            f"the provider {provider.name} is disabled; an operator can enable it: "
+            f"mcp-identity providers update {provider.name} --enable"
+        )
 
 
 def require_workload(records: Records, principal: Principal) -> None:

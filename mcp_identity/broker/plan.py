@@ -73,7 +73,7 @@ def make_plan(principal: Principal, provider: CredentialProvider, request: Token
         UnsupportedFlow: If the flow is not offered, or several are and none was named.
     """
     if provider.kind is ProviderKind.API_KEY:
-        raise UnsupportedFlow(f"{provider.name} holds an API key, not tokens; call get_api_key")
+        raise UnsupportedFlow(f"{provider.name} holds an API key, which needs no consent and is no token; get the key itself")
     if request.return_url:
         raise InvalidRequest("return_url is not registered for this workload; leave it out, the consent page needs none")
     if request.custom_state:

@@ -71,8 +71,10 @@ def token(
             return True
         answer = await graph.broker.get_token(graph.broker.call(principal, "get_token"), request)
         if isinstance(answer, ConsentRequired):
-            say(f"consent required ({answer.reason.value}); where a server of this vault runs, open:\n\n")
-            say(f"  {answer.authorization_url}\n\nor run: mcp-identity connect {provider}{_same_principal(graph)}")
+            say(
+                f"{provider} needs your consent ({answer.reason.value}). Run: mcp-identity connect {provider}{_same_principal(graph)}"
+            )
+            say(f"or, while an MCP client is running this server, open: {answer.authorization_url}")
             return False
         _print(_object(answer), answer.access_token.reveal(), json=json)
         return True
