@@ -71,9 +71,8 @@ def token(
             return True
         answer = await graph.broker.get_token(graph.broker.call(principal, "get_token"), request)
         if isinstance(answer, ConsentRequired):
-            say(
-                f"{provider} needs your consent ({answer.reason.value}). Run: mcp-identity connect {provider}{_same_principal(graph)}"
-            )
+            command = f"mcp-identity connect {provider}{_same_principal(graph)}"
+            say(f"{provider} needs your consent ({answer.reason.value}). Run: {command}")
             say(f"or, while an MCP client is running this server, open: {answer.authorization_url}")
             return False
         _print(_object(answer), answer.access_token.reveal(), json=json)
