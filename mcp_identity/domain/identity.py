@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
+
+from mcp_identity.domain.authorizer import NOBODY, Authorizer
 
 DEFAULT_TENANT = "default"
 LOCAL_ISSUER = "urn:mcp-identity:local:"
@@ -60,6 +63,14 @@ class WorkloadIdentity:
         name: What people call it; unique in its tenant.
         epoch: Raised by every change that must end what was issued before.
         disabled: A disabled workload may do nothing.
+        authorizer: Which JWTs speak for it; the empty one accepts none.
+        shared_authorizer: It may share its tokens with other workloads that are marked so; together they are one principal.
+        allowed_providers: Names of the credential providers that it may use; empty for every one of its tenant.
+        return_urls: Where a browser may be sent after a consent, each exactly.
+        identity_audiences: Who its identity tokens may be for.
+        may_assert_users: It may name a user by an id, without that user's token.
+        owner: Who answers for it, for people.
+        tags: For people.
     """
 
     id: str
@@ -67,6 +78,25 @@ class WorkloadIdentity:
     name: str
     epoch: int = 1
     disabled: bool = False
+    authorizer: Authorizer = NOBODY
+    shared_authorizer: bool = False
+    allowed_providers: frozenset[str] = frozenset()
+    return_urls: tuple[str, ...] = ()
+    identity_audiences: tuple[str, ...] = ()
+    may_assert_users: bool = False
+    owner: str = ""
+    tags: tuple[tuple[str, str], ...] = ()
+
+
+class Proof(StrEnum):
+    """What proved a principal."""
+
+    STDIO = "stdio"
+    CLI = "cli"
+    LOOPBACK = "loopback"
+    JWT = "jwt"
+    WORKLOAD_KEY = "workload_key"
+    WORKLOAD_TOKEN = "workload_token"  # noqa: S105 - the name of a proof
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +106,22 @@ class Principal:
     Attributes:
         workload: The agent.
         user: The user it acts for; None for a workload on its own.
-        authenticated_by: ``stdio`` or ``cli``: what proved it.
+        authenticated_by: What proved it: a `Proof`.
         verified: False where the workload's name is a label that the client chose (stdio, the command line).
+        edge: Through which door it came: ``stdio``, ``cli``, ``http`` or ``sse``; empty for the same as `authenticated_by`.
+        tool_scopes: The scopes of its token, where the issuer was added with required tool scopes; None where none are asked.
+        credential_id: Names the credential in the trail: the jti of a token, the row of a key. Never the credential.
+        expires_at: When what proved it ends; None where it has no end.
     """
 
     workload: WorkloadIdentity
     user: User | None
     authenticated_by: str
     verified: bool
+    edge: str = ""
+    tool_scopes: frozenset[str] | None = None
+    credential_id: str = ""
+    expires_at: datetime | None = None
 
     @property
     def tenant(self) -> str:

@@ -95,6 +95,10 @@ class KeyRing:
         if tenant == VAULT:
             self._derived.clear()
 
+    def make(self, tenant: str, entropy: Entropy) -> WrappedKey:
+        """Make the first key of a new tenant; asks the key backend, so call it outside any transaction."""
+        return new_key(self._backend, entropy, self.vault_id, tenant)
+
     def forget(self) -> None:
         """Drop the tenants' keys; they are unwrapped again on next use."""
         for tenant in list(self._loaded_at):

@@ -22,7 +22,8 @@ from mcp_identity.vault.opening import OpenedVault, VaultLocation, open_location
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.base import Caches, table
 from mcp_identity.vault.records.chain import AuditChain
-from mcp_identity.vault.records.keys import read_wrapped_keys
+from mcp_identity.vault.records.keys import insert_wrapped_key, read_wrapped_keys
+from mcp_identity.vault.records.moments import micros
 from mcp_identity.vault.writer import Unit, Writer, storage_failure
 
 T = TypeVar("T")
@@ -109,6 +110,27 @@ class Vault:
         except SQLAlchemyError as error:
             raise storage_failure(error) from None
         self._ring.load(tenant, rows)
+
+    async def ensure_tenant(self, tenant: str) -> None:
+        """See to it that there is a tenant of this name, with a key of its own.
+
+        Raises:
+            VaultUnavailable: If the key backend or the database cannot be used now.
+        """
+        if tenant in await self.read(lambda records: records.list_tenants()):
+            return
+        key = await anyio.to_thread.run_sync(self._ring.make, tenant, self._entropy)
+        self._ring.load(tenant, [key])
+
+        def unit(records: Records) -> bool:
+            if tenant in records.list_tenants():
+                return False
+            insert_wrapped_key(records.connection, key, micros(records.now))
+            records.insert_tenant(tenant)
+            return True
+
+        if not await self.run(unit):
+            await anyio.to_thread.run_sync(self.load_keys, tenant)  # another process was first: its key is the tenant's
 
     def derived_key(self, purpose: str) -> bytes:
         """A 32-byte key of this vault for one purpose."""

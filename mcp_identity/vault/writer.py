@@ -214,7 +214,7 @@ class Writer:
             transaction.require_open(error)
             transaction.rollback_to_savepoint()
             self._chain.working = before
-            self._caches.providers.clear()  # the unit may have decoded what it had just written
+            self._caches.clear()  # the unit may have decoded what it had just written
             job.error = self._refused(job, error, records)
             if isinstance(job.error, AuditUnavailable):
                 transaction.rollback_to_savepoint()  # half an entry may stand: the chain's first row also registers its writer
@@ -242,7 +242,7 @@ class Writer:
         return self._connection
 
     def _disconnect(self) -> None:
-        self._caches.providers.clear()  # they may have been read out of a transaction that does not stand
+        self._caches.clear()  # they may have been read out of a transaction that does not stand
         if self._connection is not None:
             with contextlib.suppress(SQLAlchemyError):
                 self._connection.close()

@@ -189,7 +189,7 @@ def raise_workload_epoch(records: Records, name: str) -> None:
     from sqlalchemy import update
 
     from mcp_identity.vault.records.base import table
-    from mcp_identity.vault.records.workloads import _COVERED
+    from mcp_identity.vault.records.rows import _COVERED
 
     workloads = table("workload_identities")
     row = records.connection.execute(workloads.select().where(workloads.c.name == name)).mappings().one()
@@ -197,6 +197,7 @@ def raise_workload_epoch(records: Records, name: str) -> None:
     covered = tuple(values[column] for column in _COVERED["workload_identities"][1])
     values["mac"] = records._mac("default", "workload_identities", 1, covered)
     records.connection.execute(update(workloads).where(workloads.c.id == row["id"]).values(values))
+    records.raise_epoch()
 
 
 async def test_a_change_of_the_agent_ends_the_consent_and_its_calls(idp: Product) -> None:

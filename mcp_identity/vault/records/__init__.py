@@ -9,9 +9,21 @@ from __future__ import annotations
 from mcp_identity.vault.records.audit import AuditRecords
 from mcp_identity.vault.records.consents import ConsentRecords
 from mcp_identity.vault.records.grants import GrantRecords
+from mcp_identity.vault.records.issuers import IssuerRecords
 from mcp_identity.vault.records.providers import ProviderRecords
+from mcp_identity.vault.records.users import UserRecords
+from mcp_identity.vault.records.workload_keys import WorkloadKeyRecords
 from mcp_identity.vault.records.workloads import WorkloadRecords
 
 
-class Records(GrantRecords, ConsentRecords, ProviderRecords, WorkloadRecords, AuditRecords):
+class Records(
+    GrantRecords,
+    ConsentRecords,
+    ProviderRecords,
+    WorkloadRecords,
+    WorkloadKeyRecords,
+    IssuerRecords,
+    UserRecords,
+    AuditRecords,
+):
     """Everything a unit of work may do in its transaction."""

@@ -54,14 +54,24 @@ class Caches:
 
     epoch: int = 0
     providers: dict[tuple[str, str], Any] = field(default_factory=dict[tuple[str, str], Any])
+    workloads: dict[tuple[str, str], Any] = field(default_factory=dict[tuple[str, str], Any])
+    authorizers: dict[str, Any] = field(default_factory=dict[str, Any])
+    issuers: tuple[Any, ...] | None = None
 
     def follow(self, epoch: int) -> bool:
         """Empty the caches if `epoch` is another one; say whether they were."""
         if epoch == self.epoch:
             return False
         self.epoch = epoch
-        self.providers.clear()
+        self.clear()
         return True
+
+    def clear(self) -> None:
+        """Forget everything that is decoded."""
+        self.providers.clear()
+        self.workloads.clear()
+        self.authorizers.clear()
+        self.issuers = None
 
 
 class RecordsBase:

@@ -16,8 +16,9 @@ from mcp_identity.domain.credentials import Flow, Secret
 from mcp_identity.domain.errors import Conflict, VaultCorrupt
 from mcp_identity.domain.provider import AuthorizationServer, ClientAuthentication, CredentialProvider, ProviderKind, Release
 from mcp_identity.vault.envelope import Cell, Place
-from mcp_identity.vault.records.base import RecordsBase, intact, table
+from mcp_identity.vault.records.base import intact, table
 from mcp_identity.vault.records.moments import micros
+from mcp_identity.vault.records.rows import AuthenticatedRows
 
 _PROVIDERS = table("credential_providers")
 _COVERED = {
@@ -53,7 +54,7 @@ def _secret_place(provider: CredentialProvider, generation: int) -> Place:
     return Place("credential_providers", provider.tenant, provider.id, "secret", generation, context)
 
 
-class ProviderRecords(RecordsBase):
+class ProviderRecords(AuthenticatedRows):
     """Configured sources of credentials."""
 
     def find_provider(self, tenant: str, name: str) -> CredentialProvider | None:
@@ -143,12 +144,6 @@ class ProviderRecords(RecordsBase):
             delete(_PROVIDERS).where(_PROVIDERS.c.tenant_id == provider.tenant, _PROVIDERS.c.id == provider.id)
         )
         self.raise_epoch()
-
-    def raise_epoch(self) -> None:
-        """Make every process drop what it keeps decoded."""
-        state = table("vault_state")
-        self.connection.execute(update(state).values(configuration_epoch=state.c.configuration_epoch + 1))
-        self.caches.providers.clear()
 
     def _stored(self, tenant: str, name: str) -> StoredProvider | None:
         cached: StoredProvider | None = self.caches.providers.get((tenant, name))

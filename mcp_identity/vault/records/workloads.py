@@ -1,32 +1,27 @@
-"""Workload identities and users, as far as they are registered at first sight."""
+"""Workload identities: who asks. Rows that grant authority, so every column is under a MAC.
+
+A change that must end what was issued before raises the workload's own epoch; every change raises the configuration epoch,
+so that each process drops what it keeps decoded.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import RowMapping, insert, select
+from sqlalchemy import RowMapping, delete, select
 
-from mcp_identity.domain.errors import VaultCorrupt
-from mcp_identity.domain.identity import User, WorkloadIdentity
-from mcp_identity.vault.envelope import Cell
-from mcp_identity.vault.records.base import RecordsBase, intact, table
+from mcp_identity.domain.authorizer import NOBODY, Authorizer, ClaimOperator, ClaimRule
+from mcp_identity.domain.errors import Conflict, VaultCorrupt
+from mcp_identity.domain.identity import WorkloadIdentity
+from mcp_identity.vault.records.base import table
 from mcp_identity.vault.records.moments import micros
+from mcp_identity.vault.records.rows import AuthenticatedRows
 
-_WORKLOADS, _USERS, _TENANTS = (table(name) for name in ("workload_identities", "users", "tenants"))
-_COVERED = {
-    "workload_identities": {
-        1: (
-            "id", "tenant_id", "name", "epoch", "disabled", "group_id", "owner", "purpose", "environment", "tags", "authorizer",
-            "shared_authorizer", "allowed_providers", "return_urls", "identity_audiences", "may_assert_users", "registered_by",
-            "expires_at", "created_at", "updated_at",
-        )
-    },
-    "users": {1: ("id", "tenant_id", "issuer", "subject", "kind", "display", "not_before_at", "created_at")},
-    "tenants": {1: ("id", "title", "created_at")},
-}  # fmt: skip
-"""The columns that each version of a MAC covers; `last_seen_at` of users is read by no decision and may change alone."""
+_WORKLOADS = table("workload_identities")
+_BELONGING = tuple(table(name) for name in ("releases", "workload_keys", "consent_sessions", "grants"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +35,8 @@ class WorkloadList:
         return iter(self.workloads)
 
 
-class WorkloadRecords(RecordsBase):
-    """Who asks, and for whom."""
+class WorkloadRecords(AuthenticatedRows):
+    """Who asks."""
 
     def find_workload(self, tenant: str, name: str) -> WorkloadIdentity | None:
         """A workload by its name.
@@ -55,9 +50,14 @@ class WorkloadRecords(RecordsBase):
 
     def find_workload_id(self, tenant: str, workload_id: str) -> WorkloadIdentity | None:
         """A workload by its immutable id."""
-        query = select(_WORKLOADS).where(_WORKLOADS.c.tenant_id == tenant, _WORKLOADS.c.id == workload_id)
-        row = self.connection.execute(query).mappings().first()
-        return self._workload(row) if row else None
+        cached: WorkloadIdentity | None = self.caches.workloads.get((tenant, workload_id))
+        if cached is not None:
+            return cached
+        row = self._workload_row(tenant, workload_id)
+        if row is None:
+            return None
+        found = self.caches.workloads[tenant, workload_id] = self._workload(row)
+        return found
 
     def list_workloads(self, tenant: str) -> WorkloadList:
         """All workloads of a tenant, by name."""
@@ -71,78 +71,127 @@ class WorkloadRecords(RecordsBase):
                 corrupt.append(str(row["id"]))
         return WorkloadList(tuple(found), tuple(corrupt))
 
+    def workloads_with_authorizer(self, tenant: str) -> tuple[WorkloadIdentity, ...]:
+        """The workloads that a JWT may speak for; kept decoded until the configuration changes."""
+        cached: tuple[WorkloadIdentity, ...] | None = self.caches.authorizers.get(tenant)
+        if cached is None:
+            cached = tuple(each for each in self.list_workloads(tenant) if each.authorizer.is_decisive)
+            self.caches.authorizers[tenant] = cached
+        return cached
+
     def register_workload(self, tenant: str, name: str, registered_by: str) -> WorkloadIdentity:
         """Keep a workload that was seen for the first time."""
-        workload = WorkloadIdentity(self.new_id(), tenant, name)
+        return self.insert_workload(WorkloadIdentity(self.new_id(), tenant, name), registered_by)
+
+    def insert_workload(self, workload: WorkloadIdentity, registered_by: str) -> WorkloadIdentity:
+        """Keep a new workload.
+
+        Args:
+            workload: With its random id.
+            registered_by: The edge that made it.
+        """
         now = micros(self.now)
-        self._insert(
-            "workload_identities",
-            tenant,
-            {
-                "id": workload.id,
-                "tenant_id": tenant,
-                "name": name,
-                "epoch": workload.epoch,
-                "registered_by": registered_by,
-                "created_at": now,
-                "updated_at": now,
-            },
-        )
+        given = self._encode_workload(workload) | {"registered_by": registered_by, "created_at": now, "updated_at": now}
+        self._insert_row("workload_identities", workload.tenant, given)
+        if workload.authorizer.is_decisive:  # else nobody can have decoded anything that it changes
+            self.raise_epoch()
         return workload
 
-    def register_user(self, tenant: str, user: User) -> None:
-        """Keep a user, if it is seen for the first time.
+    def update_workload(self, workload: WorkloadIdentity) -> WorkloadIdentity:
+        """Replace a workload's configuration; its epoch is raised, so what was issued before ends.
 
         Raises:
+            Conflict: If it was removed or changed meanwhile.
             VaultCorrupt: If its row was changed outside the product.
         """
-        query = select(_USERS).where(
-            _USERS.c.tenant_id == tenant, _USERS.c.issuer == user.issuer, _USERS.c.subject == user.subject
+        row = self._workload_row(workload.tenant, workload.id)
+        if row is None or row["epoch"] != workload.epoch:
+            raise Conflict(f"the workload {workload.name} was changed or removed meanwhile; try again", retryable=True)
+        after = replace(workload, epoch=workload.epoch + 1)
+        changed = self._encode_workload(after) | {"updated_at": micros(self.now)}
+        self._update_row("workload_identities", workload.tenant, row, changed)
+        self.raise_epoch()
+        return after
+
+    def delete_workload(self, workload: WorkloadIdentity) -> None:
+        """Remove a workload with everything that was filed under it: grants, consents, keys, handles."""
+        for owned in _BELONGING:
+            self.connection.execute(
+                delete(owned).where(owned.c.tenant_id == workload.tenant, owned.c.workload_id == workload.id)
+            )
+        self.connection.execute(
+            delete(_WORKLOADS).where(_WORKLOADS.c.tenant_id == workload.tenant, _WORKLOADS.c.id == workload.id)
         )
-        row = self.connection.execute(query).mappings().first()
-        if row is not None:
-            self._checked("users", row)
-            return
-        now = micros(self.now)
-        self._insert(
-            "users",
-            tenant,
-            {
-                "id": self.new_id(),
-                "tenant_id": tenant,
-                "issuer": user.issuer,
-                "subject": user.subject,
-                "kind": user.kind.value,
-                "display": user.display,
-                "created_at": now,
-                "last_seen_at": now,
-            },
-        )
+        self.raise_epoch()
 
-    def insert_tenant(self, tenant: str) -> None:
-        """Keep a new tenant."""
-        now = micros(self.now)
-        values: dict[str, Any] = {"id": tenant, "title": tenant, "created_at": now}
-        covered: tuple[Cell, ...] = tuple(values[name] for name in _COVERED["tenants"][1])
-        self.connection.execute(insert(_TENANTS), values | {"mac": self._mac(tenant, "tenants", 1, covered)})
+    def _workload_row(self, tenant: str, workload_id: str) -> RowMapping | None:
+        query = select(_WORKLOADS).where(_WORKLOADS.c.tenant_id == tenant, _WORKLOADS.c.id == workload_id)
+        return self.connection.execute(query).mappings().first()
 
-    def _insert(self, name: str, tenant: str, given: dict[str, Any]) -> None:
-        target = table(name)
-        values: dict[str, Any] = {
-            column.name: given.get(column.name, 0 if column.type.python_type is int else "")
-            for column in target.columns
-            if column.name != "mac"
+    def _encode_workload(self, workload: WorkloadIdentity) -> dict[str, Any]:
+        return {
+            "id": workload.id,
+            "tenant_id": workload.tenant,
+            "name": workload.name,
+            "epoch": workload.epoch,
+            "disabled": int(workload.disabled),
+            "owner": workload.owner,
+            "tags": json.dumps(workload.tags) if workload.tags else "",
+            "authorizer": _encode_authorizer(workload.authorizer),
+            "shared_authorizer": int(workload.shared_authorizer),
+            "allowed_providers": " ".join(sorted(workload.allowed_providers)),
+            "return_urls": "\n".join(workload.return_urls),
+            "identity_audiences": "\n".join(workload.identity_audiences),
+            "may_assert_users": int(workload.may_assert_users),
         }
-        covered: tuple[Cell, ...] = tuple(values[column] for column in _COVERED[name][1])
-        self.connection.execute(insert(target), values | {"mac": self._mac(tenant, name, 1, covered)})
-
-    def _checked(self, name: str, row: RowMapping) -> None:
-        intact(name, row)
-        versions: dict[int, tuple[Cell, ...]] = {
-            version: tuple(row[column] for column in names) for version, names in _COVERED[name].items()
-        }
-        self._check_mac(row["tenant_id"], row["mac"], name, versions)
 
     def _workload(self, row: RowMapping) -> WorkloadIdentity:
-        self._checked("workload_identities", row)
-        return WorkloadIdentity(row["id"], row["tenant_id"], row["name"], row["epoch"], bool(row["disabled"]))
+        self._check_row("workload_identities", row)
+        try:
+            tags = tuple((str(name), str(value)) for name, value in json.loads(row["tags"] or "[]"))
+            authorizer = _decode_authorizer(row["authorizer"])
+        except (KeyError, TypeError, ValueError):
+            raise VaultCorrupt("a workload identity is not what the product wrote") from None
+        return WorkloadIdentity(
+            id=row["id"],
+            tenant=row["tenant_id"],
+            name=row["name"],
+            epoch=row["epoch"],
+            disabled=bool(row["disabled"]),
+            authorizer=authorizer,
+            shared_authorizer=bool(row["shared_authorizer"]),
+            allowed_providers=frozenset(row["allowed_providers"].split()),
+            return_urls=tuple(row["return_urls"].splitlines()),
+            identity_audiences=tuple(row["identity_audiences"].splitlines()),
+            may_assert_users=bool(row["may_assert_users"]),
+            owner=row["owner"],
+            tags=tags,
+        )
+
+
+def _encode_authorizer(authorizer: Authorizer) -> str:
+    if authorizer == NOBODY:
+        return ""
+    return json.dumps(
+        {
+            "issuer_id": authorizer.issuer_id,
+            "audiences": sorted(authorizer.audiences),
+            "clients": sorted(authorizer.clients),
+            "scopes": sorted(authorizer.scopes),
+            "claims": [[rule.claim, rule.operator.value, list(rule.values)] for rule in authorizer.claims],
+        },
+        separators=(",", ":"),
+    )
+
+
+def _decode_authorizer(text: str) -> Authorizer:
+    if not text:
+        return NOBODY
+    fields: dict[str, Any] = json.loads(text)
+    return Authorizer(
+        issuer_id=fields["issuer_id"],
+        audiences=frozenset(fields["audiences"]),
+        clients=frozenset(fields["clients"]),
+        scopes=frozenset(fields["scopes"]),
+        claims=tuple(ClaimRule(claim, ClaimOperator(operator), tuple(values)) for claim, operator, values in fields["claims"]),
+    )

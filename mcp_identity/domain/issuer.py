@@ -1,0 +1,151 @@
+"""An identity provider whose tokens callers bring, and how its tokens are to be read.
+
+`TokenRules` are the facts of a vendor, one file of `providers/issuers/` each; they are pinned in the issuer's row when it is
+added, so a new release of the product changes no issuer. An `Issuer` is a row of the vault, without its login secret.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TokenRules(BaseModel):
+    """How the tokens of an identity provider are read. Every field is closed: a new quirk is a new field here.
+
+    Attributes:
+        algorithms: Accepted JWS algorithms; asymmetric ones alone.
+        access_types: Accepted ``typ`` headers of access tokens, lower case, without ``application/``; an empty string stands
+            for an absent header.
+        access_claims: Claims that an access token must have with exactly these values, e.g. ``token_use`` = ``access``.
+        access_needs_any: An access token must have at least one of these claims (RFC 9068 or what the vendor has instead).
+        access_refuses: An access token has none of these claims; an ID token does (``nonce``, ``at_hash``, …).
+        id_claims: The same as `access_claims` for ID tokens.
+        access_subject: The claims that identify the user in access tokens, joined by a dot; never an e-mail address.
+        id_subject: The same for ID tokens.
+        one_subject: Whether both give the same identifier, so that a browser's sign-in can be matched with a token.
+        client_claims: Where the client that a token was issued to stands; the first that is there.
+        scope_claims: Where scopes stand, as a string of words or a list.
+        role_claims: Where application roles stand; they count as scopes of a service's token.
+        audience_required: Whether tokens have an ``aud`` that must be checked; False only where the vendor writes none.
+        issuer_templates: Further exact issuers of the same tenant, e.g. Entra's v1 issuer; ``{claim}`` is filled in.
+        discriminator: The claim that tells the organisations of one issuer apart, or empty.
+        shared_hosts: An issuer whose host is one of these serves many organisations, so a discriminator is required.
+        service_claims: A token with these claims and values is a service's own: it has no user.
+        service_without: A token without any of these claims is a service's own; empty to not look at that.
+        service_subject_is_client: A token whose subject is its client is a service's own.
+        service_subject_suffix: A subject that ends so is a service's own, or empty.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    algorithms: tuple[str, ...] = ("RS256", "PS256", "ES256", "RS384", "ES384", "RS512", "ES512", "PS384", "PS512", "Ed25519")
+    access_types: tuple[str, ...] = ("at+jwt", "jwt", "")
+    access_claims: dict[str, str] = Field(default_factory=dict)
+    access_needs_any: tuple[str, ...] = ("client_id", "azp", "scope", "scp")
+    access_refuses: tuple[str, ...] = ("nonce", "at_hash", "c_hash")
+    id_claims: dict[str, str] = Field(default_factory=dict)
+    access_subject: tuple[str, ...] = ("sub",)
+    id_subject: tuple[str, ...] = ("sub",)
+    one_subject: bool = True
+    client_claims: tuple[str, ...] = ("client_id", "azp")
+    scope_claims: tuple[str, ...] = ("scope", "scp")
+    role_claims: tuple[str, ...] = ()
+    audience_required: bool = True
+    issuer_templates: tuple[str, ...] = ()
+    discriminator: str = ""
+    shared_hosts: tuple[str, ...] = ()
+    service_claims: dict[str, str] = Field(default_factory=dict)
+    service_without: tuple[str, ...] = ()
+    service_subject_is_client: bool = True
+    service_subject_suffix: str = ""
+
+
+class IssuerPreset(BaseModel):
+    """One file of `providers/issuers/`.
+
+    Attributes:
+        name: What `--preset` takes.
+        title: The vendor's name for people.
+        documentation: The vendor's page that the facts come from.
+        checked: The date they were checked, ISO 8601.
+        rules: How its tokens are read.
+        notes: What an operator must know, one sentence each.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    name: str
+    title: str
+    documentation: str = ""
+    checked: str = ""
+    rules: TokenRules = TokenRules()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """A configured identity provider; a row of the vault, without its login secret.
+
+    Attributes:
+        id: Random row id, in the path of the login callback.
+        tenant: The tenant whose users it identifies.
+        name: What operators call it; unique in its tenant.
+        preset: The name of its preset.
+        issuer: The exact issuer identifier of its discovery document; may hold a template such as ``{tenantid}`` (Entra).
+        discovery_url: Where its metadata is.
+        jwks_url: Its keys, pinned when it was added.
+        audiences: What its tokens must be for; empty only where its tokens have no audience.
+        discriminator_values: Exact values of the discriminator claim of this tenant; empty where the issuer serves one.
+        rules: How its tokens are read, pinned when it was added; with the discriminator claim in force.
+        login_client_id: Our client there, for a browser's sign-in; empty where login binding is not configured.
+        login_issuer: The exact issuer of the login's discovery document.
+        login_discovery_url: Where that is, if it is another document; empty for `discovery_url`.
+        login_authorization_url: The authorization endpoint of the sign-in, pinned.
+        login_token_url: Its token endpoint, pinned.
+        login_jwks_url: The keys of its ID tokens, pinned.
+        has_login_secret: Whether a login client secret is stored.
+        require_tool_scopes: Tokens need `identity:read` or `identity:token` for each tool.
+        allow_http_loopback: It may be http on a loopback address.
+        epoch: Raised by every change.
+        disabled: Its tokens are not accepted.
+    """
+
+    id: str
+    tenant: str
+    name: str
+    preset: str
+    issuer: str
+    discovery_url: str
+    jwks_url: str
+    audiences: frozenset[str] = frozenset()
+    discriminator_values: frozenset[str] = frozenset()
+    rules: TokenRules = field(default_factory=TokenRules)
+    login_client_id: str = ""
+    login_issuer: str = ""
+    login_discovery_url: str = ""
+    login_authorization_url: str = ""
+    login_token_url: str = ""
+    login_jwks_url: str = ""
+    has_login_secret: bool = False
+    require_tool_scopes: bool = False
+    allow_http_loopback: bool = False
+    epoch: int = 1
+    disabled: bool = False
+
+    @property
+    def can_log_in(self) -> bool:
+        """Whether a browser can sign in there, and its user be matched with a token's."""
+        return bool(self.login_client_id and self.login_authorization_url) and self.rules.one_subject
+
+    def pinned(self) -> dict[str, Any]:
+        """What of it has no column of its own, as the row's ``configuration`` keeps it."""
+        return {
+            "rules": self.rules.model_dump(mode="json"),
+            "login_issuer": self.login_issuer,
+            "login_authorization_url": self.login_authorization_url,
+            "login_token_url": self.login_token_url,
+            "login_jwks_url": self.login_jwks_url,
+        }
