@@ -1,0 +1,56 @@
+"""Which scope of a caller's token does what need? One table, for the gate that challenges and for the edge that refuses.
+
+Scopes are asked for only of issuers that were added with required tool scopes; `Principal.tool_scopes` is None for everybody
+else. A name that stands nowhere here needs a scope that nobody holds, so that who forgets a tool serves it to nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from mcp_identity.domain.identity import Principal
+
+READ: Final = "identity:read"
+TOKEN: Final = "identity:token"  # noqa: S105 - the name of a scope
+ADMIN: Final = "identity:admin"
+
+TOOL_SCOPES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "list_providers": READ,
+        "list_grants": READ,
+        "whoami": READ,
+        "get_consent": READ,
+        "get_token": TOKEN,
+        "get_api_key": TOKEN,
+        "call_api": TOKEN,
+        "start_consent": TOKEN,
+        "complete_consent": TOKEN,
+        "revoke_grant": TOKEN,
+        "get_workload_access_token": TOKEN,
+        "get_identity_token": TOKEN,
+    }
+)
+"""Every tool for agents, and the scope that it needs."""
+
+SCOPE_OF: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        **TOOL_SCOPES,
+        "identity://providers": READ,
+        "identity://grants": READ,
+        "connect-account": READ,
+    }
+)
+"""The same with the resources, by URI, and the prompt, by name: what `Mcp-Name` says in protocol version 2026-07-28."""
+
+
+def scope_of(name: str) -> str:
+    """The scope that a tool, a resource or a prompt needs."""
+    return SCOPE_OF.get(name, ADMIN)
+
+
+def is_allowed(principal: Principal, name: str) -> bool:
+    """Whether a principal's token has the scope that a tool, a resource or a prompt needs."""
+    return principal.tool_scopes is None or scope_of(name) in principal.tool_scopes
