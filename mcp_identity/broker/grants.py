@@ -9,7 +9,7 @@ from mcp_identity.broker.answers import GrantListing, GrantSummary, ProviderList
 from mcp_identity.broker.audit import Call
 from mcp_identity.broker.plan import dialect_of, title_of
 from mcp_identity.broker.services import Services
-from mcp_identity.broker.vendor import find_client, revoke_at_vendor
+from mcp_identity.broker.vendor import find_client, revoke_grants_at_vendor
 from mcp_identity.domain.credentials import Flow, Grant, GrantState
 from mcp_identity.domain.errors import AccessDenied, InvalidRequest, NotFound, UnknownProvider
 from mcp_identity.domain.provider import CredentialProvider, OAuthClient
@@ -115,19 +115,13 @@ class Grants:
             return _Ending(provider, find_client(records, provider), grants)
 
         async def work() -> tuple[Revoked, ...]:
-            return await self._at_vendor(await self._services.vault.run(unit, event))
+            ending = await self._services.vault.run(unit, event)
+            if not ending.grants:
+                return ()
+            dialect, transport = dialect_of(ending.provider), self._services.transport
+            return await revoke_grants_at_vendor(transport, ending.provider, dialect, ending.client, ending.grants)
 
         return await self._services.tasks.run(work)
-
-    async def _at_vendor(self, ending: _Ending) -> tuple[Revoked, ...]:
-        if not ending.grants:
-            return ()
-        dialect = dialect_of(ending.provider)
-        revoked: list[Revoked] = []
-        for grant in ending.grants:
-            outcome = await revoke_at_vendor(self._services.transport, ending.provider, dialect, ending.client, grant.tokens)
-            revoked.append(Revoked(ending.provider.name, grant.key.flow, outcome))
-        return tuple(revoked)
 
 
 def unknown_provider() -> UnknownProvider:

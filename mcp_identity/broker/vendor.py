@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 from urllib.parse import unquote_plus
 
-from mcp_identity.domain.credentials import TokenSet
+from mcp_identity.broker.answers import Revoked
+from mcp_identity.domain.credentials import Grant, TokenSet
 from mcp_identity.domain.errors import Conflict, IdentityError, UpstreamRejected
 from mcp_identity.domain.http import HttpRequest, HttpResponse
 from mcp_identity.domain.provider import CredentialProvider, Dialect, OAuthClient
@@ -81,6 +82,17 @@ async def revoke_at_vendor(
         await _revoke_one(transport, provider, dialect, client, tokens, hint) for hint in ("refresh_token", "access_token")
     ]
     return next((outcome for outcome in (FAILED, "revoked") if outcome in outcomes), "unsupported")
+
+
+async def revoke_grants_at_vendor(
+    transport: Transport, provider: CredentialProvider, dialect: Dialect, client: OAuthClient | None, grants: Iterable[Grant]
+) -> tuple[Revoked, ...]:
+    """Give back what several grants of one provider held; each has been ended here already."""
+    revoked: list[Revoked] = []
+    for grant in grants:
+        outcome = await revoke_at_vendor(transport, provider, dialect, client, grant.tokens)
+        revoked.append(Revoked(provider.name, grant.key.flow, outcome))
+    return tuple(revoked)
 
 
 async def _revoke_one(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import json
+from datetime import datetime
 from hashlib import sha256
 
 from sqlalchemy import RowMapping, func, insert, select, tuple_, update
@@ -25,6 +26,8 @@ _INSERT = insert(_EVENTS)
 _MAC_VERSION = b"\x01"
 _TEXT_LIMIT = 512
 _UNWRITTEN = "the audit trail cannot be written, so nothing was released"
+RELEASING = ("get_token", "call_api", "redeem_handle")
+"""The actions by which a grant is used."""
 CHAINED = (
     "id", "tenant_id", "writer_id", "sequence", "at", "correlation_id", "workload", "workload_id", "user_key", "user_display",
     "verified", "edge", "action", "provider", "flow", "scopes", "outcome", "detail",
@@ -152,6 +155,28 @@ class AuditRecords(RecordsBase):
             behind = query.where(tuple_(*order) > after).order_by(*order)
             rows = self.connection.execute(behind).mappings().all()
         return [((row["at"], row["writer_id"], row["sequence"]), _event(row)) for row in rows]
+
+    def last_releases(self, tenant: str, user_key: str) -> dict[tuple[str, str], datetime]:
+        """When each workload was last served from each provider for one user, by workload id and provider name.
+
+        For people to read: it is what the trail says, which is not verified here.
+        """
+        query = (
+            select(_EVENTS.c.workload_id, _EVENTS.c.provider, func.max(_EVENTS.c.at))
+            .where(
+                _EVENTS.c.tenant_id == tenant,
+                _EVENTS.c.user_key == user_key,
+                _EVENTS.c.action.in_(RELEASING),
+                _EVENTS.c.outcome == "ok",
+            )
+            .group_by(_EVENTS.c.workload_id, _EVENTS.c.provider)
+        )
+        found: dict[tuple[str, str], datetime] = {}
+        for workload_id, provider, at in self.connection.execute(query).all():
+            when = moment(at) if isinstance(at, int) else None
+            if when is not None:
+                found[str(workload_id), str(provider)] = when
+        return found
 
     def count_audit(self) -> int:
         """How many events the trail holds."""

@@ -87,6 +87,11 @@ class GrantRecords(RecordsBase):
         )
         return self._readable(self.connection.execute(query.order_by(_GRANTS.c.created_at)).mappings().all())
 
+    def list_user_grants(self, tenant: str, user_key: str) -> GrantList:
+        """What one user has granted, to whichever workload."""
+        query = select(_GRANTS).where(_GRANTS.c.tenant_id == tenant, _GRANTS.c.user_key == user_key)
+        return self._readable(self.connection.execute(query.order_by(_GRANTS.c.created_at)).mappings().all())
+
     def insert_pending(self, key: GrantKey) -> Grant:
         """Make the row before the first request, so that the lease exists before the token."""
         now, grant_id = micros(self.now), self.new_id()
