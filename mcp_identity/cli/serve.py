@@ -32,7 +32,7 @@ def serve(arguments: list[str]) -> NoReturn:
     options = _parser().parse_args(arguments)
     gc.disable()  # `serve_stdio` switches it on again, once everything is imported
     from mcp_identity import __version__
-    from mcp_identity.app import serve_stdio
+    from mcp_identity.app.stdio import serve_stdio
     from mcp_identity.cli.logs import configure_logging
 
     configure_logging("WARNING", "human")  # until the settings are read: nothing may log in another way

@@ -1,7 +1,7 @@
 """Where time and randomness come from: the two seams of nondeterminism.
 
 Nothing in the product calls `datetime.now` or `os.urandom` by itself; it is handed these. The real ones are made in
-`app.py`, tests bring their own.
+`app/`, tests bring their own.
 """
 
 from __future__ import annotations

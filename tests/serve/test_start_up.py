@@ -9,7 +9,7 @@ import sys
 LISTS_TOOLS = """
 import json, sys
 import anyio
-import mcp_identity.app, mcp_identity.cli.logs, mcp_identity.cli.serve
+import mcp_identity.app.stdio, mcp_identity.cli.logs, mcp_identity.cli.serve
 from mcp_identity.tools.caller import StdioCaller
 from mcp_identity.tools.server import build_server
 
