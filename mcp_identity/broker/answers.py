@@ -25,6 +25,8 @@ class TokenRequest:
         return_url: Where the browser goes at the end; only URLs registered for the workload.
         custom_state: Handed back at the return URL.
         custom_parameters: Further authorization parameters that the provider's data lets agents set.
+        elicits: The caller's client can show a link by URL-mode elicitation; where the provider's release is not ``token``,
+            the consent is then an elicited one, and its grant is marked so.
     """
 
     provider: str
@@ -37,6 +39,7 @@ class TokenRequest:
     return_url: str = ""
     custom_state: str = ""
     custom_parameters: tuple[tuple[str, str], ...] = ()
+    elicits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class ConsentRequired:
         expires_at: When the link ends.
         missing_scopes: What the user would be asked for beyond what is granted.
         provider: The credential provider's name.
+        elicited: The link is to be shown by URL-mode elicitation: the session was made for it, and its grant is marked.
     """
 
     reason: Reason
@@ -85,6 +89,7 @@ class ConsentRequired:
     expires_at: datetime
     missing_scopes: tuple[str, ...]
     provider: str
+    elicited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
