@@ -50,12 +50,15 @@ MAY_REVEAL = frozenset(
         "oauth/token.py",  # codes, verifiers and refresh tokens, into theirs
         "oauth/authorization.py",  # the PKCE challenge is made of the verifier
         "oauth/revocation.py",  # the token that is to end
+        "oauth/identity_token.py",  # the key that signs
+        "domain/workload_key.py",  # the digest is made of the key
         "vault/envelope.py",
         "vault/keys.py",
         "vault/kms/local.py",
         "vault/records/consents.py",  # into sealed cells
         "vault/records/issuers.py",
         "vault/records/providers.py",
+        "vault/records/signing_keys.py",
         "vault/records/token_cell.py",
         "broker/release.py",  # the one door
         "broker/exchange.py",  # the ID token, to be verified
@@ -63,6 +66,7 @@ MAY_REVEAL = frozenset(
         "tools/results.py",  # the answer itself
         "web/consent.py",  # the browser's cookie
         "cli/tokens.py",  # the answer itself, on a terminal
+        "cli/workloads.py",  # a new key, on a terminal, once
         "settings.py",
     }
 )
