@@ -192,6 +192,10 @@ class Broker:
         """The key of the consent page's form tokens."""
         return self._services.vault.derived_key("page")
 
+    def request_state_key(self) -> bytes:
+        """The key of what MCP clients carry for us between two rounds of one call; the same on every replica."""
+        return self._services.vault.derived_key("request-state")
+
     def prove_vault(self, nonce: bytes, port: int) -> bytes:
         """Prove to a sibling process that this one serves the vault on `port`."""
         return self._services.vault.prove(nonce, port)
