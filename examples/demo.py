@@ -7,91 +7,24 @@ DEMO_HEADLESS=1, or without a browser, the same forms are submitted for you. Eve
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import secrets
-import socket
-import subprocess
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Generator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
-import httpx2
 from browser import Browser
 from mcp import Client, StdioServerParameters
-from rich.console import Console
 from rich.table import Table
+from world import World, console, free_port, new_secret, notes_client, shortened, step, whose
 
-HERE = Path(__file__).parent
 TOKEN_SECONDS = 5
 WAIT_SECONDS = 300
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-
-
-@dataclass(frozen=True)
-class World:
-    """Where everything of this demonstration is."""
-
-    home: Path
-    vendor: str
-    environment: dict[str, str]
-
-    def cli(self, *arguments: str, **variables: str) -> str:
-        """Run our command line, as an operator would."""
-        command = [sys.executable, "-m", "mcp_identity", *arguments]
-        done = subprocess.run(command, env={**self.environment, **variables}, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(arguments)} failed: {done.stderr}")
-        return done.stdout
-
-
-def step(number: int, title: str, why: str = "") -> None:
-    """Announce what comes next."""
-    console.print(f"\n[bold cyan]{number}. {title}[/]")
-    if why:
-        console.print(f"   [dim]{why}[/]")
-
-
-def shortened(token: str) -> str:
-    """A token that nobody can use, but everybody can recognise."""
-    return f"{token[:6]}…{token[-4:]} ({len(token)} characters)"
-
-
-def free_port() -> int:
-    """A port of this machine that nobody uses now."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
-@contextlib.contextmanager
-def authorization_server(folder: Path, port: int, clients: list[dict[str, Any]]) -> Generator[dict[str, str]]:
-    """Run the independent OAuth server."""
-    listing = folder / "clients.json"
-    listing.write_text(json.dumps(clients))
-    command = [sys.executable, str(HERE / "authorization_server.py"), "--directory", str(folder), "--port", str(port)]
-    command += ["--clients", str(listing), "--access-token-seconds", str(TOKEN_SECONDS), "--stop-when-input-ends"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            line = server.stdout.readline() if server.stdout else ""
-            yield json.loads(line)
-        finally:
-            server.terminate()
-
-
-def whose(token: str, vendor: dict[str, str]) -> str:
-    """Ask the vendor's own API whose token this is."""
-    answer = httpx2.get(vendor["me_url"], headers={"Authorization": f"Bearer {token}"})
-    about = answer.json()
-    return f"{answer.status_code}: {about.get('username') or about.get('client')}, {about.get('scopes')}"
 
 
 async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
@@ -133,7 +66,7 @@ async def until_expired(expires_at: str) -> None:
         await anyio.sleep(max(0.0, left.total_seconds()))
 
 
-async def agent(world: World, vendor: dict[str, str]) -> None:
+async def agent(world: World, vendor: dict[str, Any]) -> None:
     """What an agent does, through a stock MCP client."""
     step(1, "A stock MCP client starts mcp-identity over stdio", "Claude Desktop and Cursor do the same.")
     server = StdioServerParameters(command=sys.executable, args=["-m", "mcp_identity", "serve"], env=world.environment)
@@ -178,9 +111,8 @@ async def agent(world: World, vendor: dict[str, str]) -> None:
 def show_audit(world: World) -> None:
     """Print the audit trail."""
     step(9, "The audit trail: who got what", "Each row was durable before its secret left.")
-    events = [json.loads(line) for line in world.cli("audit", "tail", "-n", "40", "--json").splitlines()]
     table = Table("time", "agent", "user", "what", "provider", "flow", "outcome", box=None)
-    for event in events:
+    for event in world.audit()[-40:]:
         shown = ("at", "workload", "user_display", "action", "provider", "flow", "outcome")
         at, workload, user, action, *rest = (str(event.get(name, "")) for name in shown)
         begun = " (begun)" if event.get("detail", {}).get("step") else ""
@@ -188,10 +120,10 @@ def show_audit(world: World) -> None:
     console.print(table)
 
 
-def set_up(world: World, folder: Path, port: int) -> list[dict[str, Any]]:
+def set_up(world: World, port: int) -> list[dict[str, Any]]:
     """What an operator does once: add the providers, and register our redirect URI at the vendor."""
-    secret = secrets.token_urlsafe(24)
-    with authorization_server(folder, port, []) as vendor:
+    secret = new_secret()
+    with world.vendor(port, []) as vendor:
         common = ("--vendor", "custom", "--issuer", vendor["issuer"], "--allow-http-loopback", "--client-secret-env", "SECRET")
         machine = ("--client-id", "reports-app", "--set", "flows=M2M", "--scopes", "read")
         user = ("--client-id", "notes-app", "--set", "flows=USER_FEDERATION", "--scopes", "read write")
@@ -201,31 +133,20 @@ def set_up(world: World, folder: Path, port: int) -> list[dict[str, Any]]:
     console.print(f"   redirect URI to register at the vendor: [bold]{redirect_uri}[/]", soft_wrap=True)
     return [
         {"client_id": "reports-app", "client_secret": secret, "grant": "client-credentials", "name": "Reports"},
-        {
-            "client_id": "notes-app",
-            "client_secret": secret,
-            "grant": "authorization-code",
-            "redirect_uris": [redirect_uri],
-            "name": "Notes",
-        },
+        notes_client(redirect_uri, secret),
     ]
 
 
 def main() -> None:
     """Run the demonstration."""
     with tempfile.TemporaryDirectory(prefix="mcp-identity-demo-") as temporary:
-        folder, port = Path(temporary), free_port()
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "SYSTEMROOT") if name in os.environ}
-        settings = {
-            "MCP_IDENTITY_HOME": str(folder / "home"),
-            "MCP_IDENTITY_CALLBACK_PORT": str(free_port()),
-            "MCP_IDENTITY_WORKLOAD": "demo-agent",
-        }
-        world = World(folder / "home", f"http://127.0.0.1:{port}", {**kept, **settings})
+        port = free_port()
+        callback = {"MCP_IDENTITY_CALLBACK_PORT": str(free_port()), "MCP_IDENTITY_WORKLOAD": "demo-agent"}
+        world = World.below(Path(temporary), **callback)
         console.rule("mcp-identity: a real token for an agent")
         step(0, "An operator adds two providers", "Once; their secrets are sealed into the vault.")
-        clients = set_up(world, folder, port)
-        with authorization_server(folder, port, clients) as vendor:
+        clients = set_up(world, port)
+        with world.vendor(port, clients, token_seconds=TOKEN_SECONDS) as vendor:
             anyio.run(agent, world, vendor)
         show_audit(world)
         console.rule("done; nothing of it is kept")
