@@ -22,7 +22,7 @@ from mcp_identity.broker.vendor import find_client, revoke_at_vendor
 from mcp_identity.domain.clock import random_token
 from mcp_identity.domain.credentials import Flow, Grant, GrantState, Secret
 from mcp_identity.domain.errors import AccessDenied, Conflict, InvalidRequest
-from mcp_identity.domain.identity import DEFAULT_TENANT, Principal, User, WorkloadIdentity, is_name
+from mcp_identity.domain.identity import DEFAULT_TENANT, NAME_RULE, Principal, User, WorkloadIdentity, is_name
 from mcp_identity.domain.provider import (
     CredentialProvider,
     OAuthClient,
@@ -34,7 +34,6 @@ from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.providers import ProviderList
 
 T = TypeVar("T")
-_NAME_RULE = "a name is 1 to 128 of a-z, 0-9, dot, dash and underscore, and begins with a letter or digit"
 
 
 class Directory:
@@ -96,7 +95,7 @@ class Directory:
 
     async def _add(self, call: Call, name: str, spec: ProviderSpec) -> CredentialProvider:
         if not is_name(name):
-            raise InvalidRequest(_NAME_RULE)
+            raise InvalidRequest(NAME_RULE)
         entropy = self._services.entropy
         blank = CredentialProvider(
             id=entropy.random_bytes(16).hex(),
@@ -232,7 +231,7 @@ class Directory:
             AccessDenied: If the workload is disabled.
         """
         if not is_name(workload):
-            raise InvalidRequest(f"the workload {workload[:64]!r} is no name: {_NAME_RULE}")
+            raise InvalidRequest(f"the workload {workload[:64]!r} is no name: {NAME_RULE}")
 
         def unit(records: Records) -> WorkloadIdentity:
             records.register_user(DEFAULT_TENANT, user)

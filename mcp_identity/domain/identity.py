@@ -21,6 +21,9 @@ UNKNOWN_CLIENT = "unknown-client"
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 """Names of workloads and providers: ASCII, lower case, so that no two look alike."""
+NAME_RULE = "a name is 1 to 128 of a-z, 0-9, dot, dash and underscore, and begins with a letter or digit"
+RESERVED_PREFIX = "urn:mcp-identity:"
+"""No identity provider may call itself so: users whom we vouch for are filed below it."""
 
 
 class UserKind(StrEnum):

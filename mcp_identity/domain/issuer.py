@@ -32,6 +32,7 @@ class TokenRules(BaseModel):
         audience_required: Whether tokens have an ``aud`` that must be checked; False only where the vendor writes none.
         issuer_templates: Further exact issuers of the same tenant, e.g. Entra's v1 issuer; ``{claim}`` is filled in.
         discriminator: The claim that tells the organisations of one issuer apart, or empty.
+        discriminator_in_path: The first segment of the issuer's path is the discriminator's value.
         shared_hosts: An issuer whose host is one of these serves many organisations, so a discriminator is required.
         service_claims: A token with these claims and values is a service's own: it has no user.
         service_without: A token without any of these claims is a service's own; empty to not look at that.
@@ -56,6 +57,7 @@ class TokenRules(BaseModel):
     audience_required: bool = True
     issuer_templates: tuple[str, ...] = ()
     discriminator: str = ""
+    discriminator_in_path: bool = False
     shared_hosts: tuple[str, ...] = ()
     service_claims: dict[str, str] = Field(default_factory=dict)
     service_without: tuple[str, ...] = ()

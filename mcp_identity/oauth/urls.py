@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from mcp_identity.domain.errors import InvalidTarget, UrlRefused
 
@@ -66,6 +66,27 @@ def is_loopback_host(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_below(url: str, base: str) -> bool:
+    """Whether a URL is `base`, or below it; what two parsers could read differently counts as below.
+
+    Args:
+        url: Anything; what is no URL is below nothing.
+        base: An http or https URL; empty for none.
+    """
+    try:
+        mine, theirs = urlsplit(base), urlsplit(url)
+        if not base or (_origin(mine) != _origin(theirs)):
+            return False
+    except ValueError:
+        return False
+    path, root = theirs.path, mine.path.rstrip("/")
+    return path == root or path.startswith(f"{root}/") or "%" in path or "/." in path or "\\" in url
+
+
+def _origin(parts: SplitResult) -> tuple[str, str, int | None]:
+    return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
 def check_resource(resource: str) -> str:
