@@ -5,7 +5,8 @@
        └─────────┴──────────┴───────────┴────→ denied | failed | expired
 
 A step is one conditional update in the vault, so of two that try it at once one succeeds. `started → started` is the
-second press of the button: it makes a new state and voids the first. Code and verifier are erased in every final state.
+second press of the button: it makes a new state and voids the first. `received` is a code that waits for the app to say
+whose browser brought it; where we know that ourselves it lasts no moment. Code and verifier are erased in every final state.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from mcp_identity.domain.credentials import Flow, Reason, Secret
+from mcp_identity.domain.identity import UserKind
+from mcp_identity.domain.login import LoginTarget
 
 SESSION_LIFETIME = timedelta(minutes=10)
 RECEIVED_LIFETIME = timedelta(seconds=60)
@@ -36,7 +39,11 @@ class ConsentState(StrEnum):
 
 
 class Binding(StrEnum):
-    """How the browser proves that it is the initiator's."""
+    """How the browser proves that it is the initiator's.
+
+    `LOCAL`: the page is on the user's own machine. `LOGIN`: they sign in at their identity provider. `APP`: the app that the
+    browser returns to knows them, and says so with their own token.
+    """
 
     LOCAL = "local"
     LOGIN = "login"
@@ -65,6 +72,7 @@ class ConsentRequest:
         workload_id: The initiator's workload.
         workload_epoch: That workload's epoch; a change voids the session.
         user: The initiator's user key.
+        user_kind: How that user is known; users of different kinds never match.
         provider_row: The credential provider's row id.
         configuration_digest: Digest of the provider's configuration and the redirect URI in force.
         flow: Always a flow that needs a user.
@@ -81,6 +89,10 @@ class ConsentRequest:
         workload_verified: Whether that name is proven.
         user_display: The user's name, for the page.
         edge: Where the request came from.
+        login_issuer: The row of the issuer at which the browser has to sign in; empty for other bindings.
+        return_url: Where the browser goes at the end, registered for the workload; only for `Binding.APP`.
+        custom_state: Handed back there, for the app's own use.
+        elicited: The link was given by URL-mode elicitation, so its grant never leaves as a token.
     """
 
     tenant: str
@@ -103,6 +115,11 @@ class ConsentRequest:
     workload_verified: bool = False
     user_display: str = ""
     edge: str = ""
+    user_kind: UserKind = UserKind.LOCAL
+    login_issuer: str = ""
+    return_url: str = ""
+    custom_state: str = ""
+    elicited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +185,9 @@ class ConsentView:
         audience: Audience, or empty.
         expires_at: When the link ends.
         account_known: An account is connected already; another one needs the user's word.
+        return_host: The host of the app that the browser goes to at the end, or empty.
+        signed_in_as: Who has signed in at this browser, where that was asked for.
+        login: Where somebody else could sign in, where that was asked for.
     """
 
     id: str
@@ -185,6 +205,26 @@ class ConsentView:
     audience: str
     expires_at: datetime
     account_known: bool
+    return_host: str = ""
+    signed_in_as: str = ""
+    login: LoginTarget | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SignInView:
+    """What the consent page shows to a browser that has not proved whose it is: nothing of the request.
+
+    Attributes:
+        id: The random part of the session URI.
+        state: Where the session stands; not for the page.
+        login: Where to sign in.
+        stranger: Somebody has signed in, and it is not who asked.
+    """
+
+    id: str
+    state: ConsentState
+    login: LoginTarget
+    stranger: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,3 +238,18 @@ class ConsentBegun:
 
     authorization_url: str
     browser_secret: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What became of a browser that the vendor sent back.
+
+    Attributes:
+        session_id: The session.
+        redirect_url: The app's page that it goes to now; empty for our own.
+        refused: This browser is not the one that was asked, so it is told nothing.
+    """
+
+    session_id: str
+    redirect_url: str = ""
+    refused: bool = False

@@ -10,6 +10,7 @@ from mcp_identity.vault.records.audit import AuditRecords
 from mcp_identity.vault.records.consents import ConsentRecords
 from mcp_identity.vault.records.grants import GrantRecords
 from mcp_identity.vault.records.issuers import IssuerRecords
+from mcp_identity.vault.records.logins import LoginRecords
 from mcp_identity.vault.records.providers import ProviderRecords
 from mcp_identity.vault.records.users import UserRecords
 from mcp_identity.vault.records.workload_keys import WorkloadKeyRecords
@@ -23,6 +24,7 @@ class Records(
     WorkloadRecords,
     WorkloadKeyRecords,
     IssuerRecords,
+    LoginRecords,
     UserRecords,
     AuditRecords,
 ):

@@ -1,7 +1,8 @@
 """Consent sessions: the request is sealed when it is made, each attempt when the button is pressed.
 
 Every step is one conditional update, so of two that try it at once one succeeds. `state` is kept as a hash, and the sealed
-attempt repeats that hash and the browser's: whoever edits the columns gets `VaultCorrupt`, not somebody else's code.
+attempt repeats that hash and the browser's: whoever edits the columns gets `VaultCorrupt`, not somebody else's code. A code
+that waits for the app's word is sealed together with the hash of the only name that it can be asked for by.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, delete, func, insert, select, update
@@ -19,25 +20,27 @@ from mcp_identity.domain.consent import (
     FINAL_STATES,
     OPEN_STATES,
     RECEIVED_LIFETIME,
-    Binding,
-    ConsentRequest,
     ConsentSession,
     ConsentState,
     may_become,
 )
-from mcp_identity.domain.credentials import Flow, Reason, Secret
+from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import ConsentExpired, UpstreamUnavailable, VaultCorrupt
 from mcp_identity.vault.envelope import Place
 from mcp_identity.vault.records.audit import AuditRecords
 from mcp_identity.vault.records.base import intact, table
+from mcp_identity.vault.records.consent_cell import decode_request, encode_request
 from mcp_identity.vault.records.moments import micros, moment
 
 _SESSIONS = table("consent_sessions")
 _UNDER_WAY = (ConsentState.RECEIVED.value, ConsentState.EXCHANGING.value)
+_OPEN = [state.value for state in OPEN_STATES]
 _WAITING = (ConsentState.PENDING.value, ConsentState.STARTED.value)
 _ERASED: dict[str, Any] = {"attempt_sealed": None, "state_hash": None, "code": None}
 KEPT = timedelta(days=1)
 """How long a final session can still be asked about."""
+SWEPT_AT_ONCE = 500
+"""How many sessions one unit ends; the rest waits for the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,21 @@ class Attempt:
     allow_other_account: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A code that waits for the app to say whose browser brought it.
+
+    Attributes:
+        attempt: What the button had made.
+        code: The authorization code.
+        received_at: When it came.
+    """
+
+    attempt: Attempt
+    code: Secret
+    received_at: datetime
+
+
 def _request_place(tenant: str, session_id: str, request_hash: bytes, created_at: int, expires_at: int) -> Place:
     """The request is sealed together with what it is found by and with its time, so neither can be given to another."""
     context = (request_hash.hex(), str(created_at), str(expires_at))
@@ -69,46 +87,8 @@ def _attempt_place(tenant: str, session_id: str, attempt: int) -> Place:
     return Place("consent_sessions", tenant, session_id, "attempt_sealed", attempt)
 
 
-def _encode_request(request: ConsentRequest) -> bytes:
-    fields: dict[str, Any] = {
-        "tenant": request.tenant,
-        "workload_id": request.workload_id,
-        "workload_epoch": request.workload_epoch,
-        "user": request.user,
-        "provider_row": request.provider_row,
-        "configuration_digest": request.configuration_digest,
-        "flow": request.flow.value,
-        "scopes": sorted(request.scopes),
-        "redirect_uri": request.redirect_uri,
-        "binding": request.binding.value,
-        "reason": request.reason.value,
-        "resource": request.resource,
-        "audience": request.audience,
-        "parameters": list(request.parameters),
-        "forced": request.forced,
-        "provider": request.provider,
-        "workload": request.workload,
-        "workload_verified": request.workload_verified,
-        "user_display": request.user_display,
-        "edge": request.edge,
-    }
-    return json.dumps(fields, separators=(",", ":")).encode()
-
-
-def _decode_request(plaintext: bytes) -> ConsentRequest:
-    try:
-        fields: dict[str, Any] = json.loads(plaintext)
-        values: dict[str, Any] = {
-            **fields,
-            "flow": Flow(fields["flow"]),
-            "scopes": frozenset(fields["scopes"]),
-            "binding": Binding(fields["binding"]),
-            "reason": Reason(fields["reason"]),
-            "parameters": tuple((name, value) for name, value in fields["parameters"]),
-        }
-        return ConsentRequest(**values)
-    except (KeyError, TypeError, ValueError):
-        raise VaultCorrupt("a consent request is not what the product wrote") from None
+def _code_place(tenant: str, session_id: str, attempt: int, completion_hash: bytes) -> Place:
+    return Place("consent_sessions", tenant, session_id, "code", attempt, context=(completion_hash.hex(),))
 
 
 class ConsentRecords(AuditRecords):
@@ -127,7 +107,7 @@ class ConsentRecords(AuditRecords):
                 "user_key": request.user,
                 "provider_row": request.provider_row,
                 "request_hash": request_hash,
-                "request": self._seal(_encode_request(request), place),
+                "request": self._seal(encode_request(request), place),
                 "state": session.state.value,
                 "error_code": "",
                 "attempt": 0,
@@ -161,13 +141,18 @@ class ConsentRecords(AuditRecords):
     def count_sessions(self, tenant: str, workload_id: str, user: str, provider_row: str) -> tuple[int, int]:
         """How many consents are open for a principal, and how many links it got for one provider in the last minute."""
         mine = (_SESSIONS.c.tenant_id == tenant) & (_SESSIONS.c.workload_id == workload_id) & (_SESSIONS.c.user_key == user)
-        pending = _SESSIONS.c.state.in_([state.value for state in OPEN_STATES]) & (_SESSIONS.c.expires_at > micros(self.now))
+        pending = _SESSIONS.c.state.in_(_OPEN) & (_SESSIONS.c.expires_at > micros(self.now))
         recent = (_SESSIONS.c.provider_row == provider_row) & (_SESSIONS.c.created_at > micros(self.now - timedelta(minutes=1)))
         count = select(func.count()).select_from(_SESSIONS)
         return (
             self.connection.execute(count.where(mine & pending)).scalar_one(),
             self.connection.execute(count.where(mine & recent)).scalar_one(),
         )
+
+    def count_open_sessions(self) -> int:
+        """How many consents are open in the whole vault."""
+        waiting = _SESSIONS.c.state.in_(_WAITING) & (_SESSIONS.c.expires_at > micros(self.now))
+        return self.connection.execute(select(func.count()).select_from(_SESSIONS).where(waiting)).scalar_one()
 
     def start_attempt(self, session: ConsentSession, attempt: Attempt) -> bool:
         """The button was pressed: `pending` or `started` → `started`; an earlier attempt is void."""
@@ -201,15 +186,7 @@ class ConsentRecords(AuditRecords):
         row = self.connection.execute(select(_SESSIONS).where(_SESSIONS.c.state_hash == state_hash)).mappings().first()
         if row is None:
             return None
-        session = self._session(row)
-        if row["attempt_sealed"] is None:
-            raise VaultCorrupt("a consent session's attempt was removed outside the product")
-        place = _attempt_place(session.request.tenant, session.id, row["attempt"])
-        try:
-            kept_state, browser, verifier, nonce, other = json.loads(self._open(row["attempt_sealed"], place))
-            attempt = Attempt(bytes.fromhex(kept_state), bytes.fromhex(browser), Secret(verifier), nonce, other)
-        except (TypeError, ValueError):
-            raise VaultCorrupt("a consent attempt is not what the product wrote") from None
+        session, attempt = self._session(row), self._attempt(row)
         if attempt.state_hash != state_hash:
             raise VaultCorrupt("a consent session's state was changed outside the product")
         return replace(session, allow_other_account=attempt.allow_other_account), attempt
@@ -219,6 +196,48 @@ class ConsentRecords(AuditRecords):
         return self._step(session.id, ConsentState.RECEIVED, state_hash=None) and self._step(
             session.id, ConsentState.EXCHANGING, attempt_sealed=None
         )
+
+    def keep_code(self, session: ConsentSession, code: Secret, completion_hash: bytes) -> bool:
+        """Take the one answer that counts, and let it wait for the app's word: `started` → `received`."""
+        row = self.connection.execute(select(_SESSIONS).where(_SESSIONS.c.id == session.id)).mappings().first()
+        if row is None:
+            return False
+        place = _code_place(session.request.tenant, session.id, intact("consent_sessions", row)["attempt"], completion_hash)
+        sealed = self._seal(json.dumps([code.reveal(), micros(self.now)]).encode(), place)
+        return self._step(
+            session.id, ConsentState.RECEIVED, state_hash=None, code=sealed, completion_hash=completion_hash
+        )
+
+    def find_completion(self, completion_hash: bytes) -> tuple[ConsentSession, Received | None] | None:
+        """The session whose code waits under this name; without the code once it was taken or has ended.
+
+        Raises:
+            VaultCorrupt: If the code, its name or its attempt was changed or moved.
+        """
+        query = select(_SESSIONS).where(_SESSIONS.c.completion_hash == completion_hash)
+        row = self.connection.execute(query).mappings().first()
+        if row is None:
+            return None
+        session = self._session(row)
+        if session.state is not ConsentState.RECEIVED:
+            return session, None
+        if row["code"] is None:
+            raise VaultCorrupt("a consent session's code was removed outside the product")
+        attempt = self._attempt(row)
+        place = _code_place(session.request.tenant, session.id, row["attempt"], completion_hash)
+        try:
+            code, at = json.loads(self._open(row["code"], place))
+            received_at = moment(at)
+        except (TypeError, ValueError):
+            raise VaultCorrupt("a consent session's code is not what the product wrote") from None
+        if received_at is None:
+            raise VaultCorrupt("a consent session's code has no time")
+        session = replace(session, allow_other_account=attempt.allow_other_account)
+        return session, Received(attempt, Secret(code), received_at)
+
+    def take_code(self, session: ConsentSession) -> bool:
+        """Take the code that waits, once: `received` → `exchanging`."""
+        return self._step(session.id, ConsentState.EXCHANGING, attempt_sealed=None, code=None)
 
     def complete_session(self, session_id: str, grant_id: str) -> bool:
         """`exchanging` → `completed`; False where the session was ended meanwhile, e.g. by a revocation."""
@@ -237,25 +256,31 @@ class ConsentRecords(AuditRecords):
                 _SESSIONS.c.workload_id == workload_id,
                 _SESSIONS.c.user_key == user,
                 _SESSIONS.c.provider_row == provider_row,
-                _SESSIONS.c.state.in_([state.value for state in OPEN_STATES]),
+                _SESSIONS.c.state.in_(_OPEN),
             )
             .values(state=ConsentState.FAILED.value, error_code=error_code, updated_at=micros(self.now), **_ERASED)
         )
         return changed.rowcount
 
-    def sweep_sessions(self) -> int:
-        """End what nobody will finish, and forget what ended long ago."""
-        stuck = _SESSIONS.c.state.in_(_UNDER_WAY) & (_SESSIONS.c.updated_at <= micros(self.now - RECEIVED_LIFETIME))
+    def sweep_sessions(self, limit: int = SWEPT_AT_ONCE) -> int:
+        """End what nobody will finish, and forget what ended long ago.
+
+        Args:
+            limit: End at most so many of each kind; whoever must have them all goes on until none is ended.
+        """
+        old = _SESSIONS.c.updated_at <= micros(self.now - RECEIVED_LIFETIME)
+        unclaimed = (_SESSIONS.c.state == ConsentState.RECEIVED.value) & old
+        stuck = (_SESSIONS.c.state == ConsentState.EXCHANGING.value) & old
         late = _SESSIONS.c.state.in_(_WAITING) & (_SESSIONS.c.expires_at <= micros(self.now))
-        ended = self._sweep(late, ConsentState.EXPIRED, ConsentExpired.code)
-        ended += self._sweep(stuck, ConsentState.FAILED, UpstreamUnavailable.code)
+        ended = self._sweep(late | unclaimed, ConsentState.EXPIRED, ConsentExpired.code, limit)
+        ended += self._sweep(stuck, ConsentState.FAILED, UpstreamUnavailable.code, limit)
         final = _SESSIONS.c.state.in_([state.value for state in FINAL_STATES])
         self.connection.execute(delete(_SESSIONS).where(final & (_SESSIONS.c.updated_at <= micros(self.now - KEPT))))
         return ended
 
-    def _sweep(self, condition: ColumnElement[bool], state: ConsentState, code: str) -> int:
+    def _sweep(self, condition: ColumnElement[bool], state: ConsentState, code: str, limit: int) -> int:
         ended = 0
-        for row in self.connection.execute(select(_SESSIONS).where(condition)).mappings().all():
+        for row in self.connection.execute(select(_SESSIONS).where(condition).limit(limit)).mappings().all():
             ended += self.end_session(row["id"], state, code)
             with contextlib.suppress(VaultCorrupt):  # nobody can say whose it was; it ends all the same
                 self.append_audit(session_event(self._session(row), "sweep_consent").ending(code))
@@ -270,7 +295,7 @@ class ConsentRecords(AuditRecords):
 
     def has_unfinished_sessions(self) -> bool:
         """Whether `sweep_sessions` may have something to end."""
-        unfinished = _SESSIONS.c.state.in_([state.value for state in OPEN_STATES])
+        unfinished = _SESSIONS.c.state.in_(_OPEN)
         return self.connection.execute(select(_SESSIONS.c.id).where(unfinished).limit(1)).first() is not None
 
     def delete_provider_sessions(self, tenant: str, provider_row: str) -> None:
@@ -288,10 +313,21 @@ class ConsentRecords(AuditRecords):
         )
         return changed.rowcount == 1
 
+    def _attempt(self, row: RowMapping) -> Attempt:
+        """What the button made, of a row that was read and checked."""
+        if row["attempt_sealed"] is None:
+            raise VaultCorrupt("a consent session's attempt was removed outside the product")
+        place = _attempt_place(row["tenant_id"], row["id"], row["attempt"])
+        try:
+            state, browser, verifier, nonce, other = json.loads(self._open(row["attempt_sealed"], place))
+            return Attempt(bytes.fromhex(state), bytes.fromhex(browser), Secret(verifier), nonce, other)
+        except (TypeError, ValueError):
+            raise VaultCorrupt("a consent attempt is not what the product wrote") from None
+
     def _session(self, row: RowMapping) -> ConsentSession:
         intact("consent_sessions", row)
         found_by = (row["request_hash"], row["created_at"], row["expires_at"])
-        request = _decode_request(self._open(row["request"], _request_place(row["tenant_id"], row["id"], *found_by)))
+        request = decode_request(self._open(row["request"], _request_place(row["tenant_id"], row["id"], *found_by)))
         owner = (request.tenant, request.workload_id, request.user, request.provider_row)
         if owner != (row["tenant_id"], row["workload_id"], row["user_key"], row["provider_row"]):
             raise VaultCorrupt("a consent session was moved to another owner")

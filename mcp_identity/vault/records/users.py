@@ -46,6 +46,11 @@ class UserRecords(AuthenticatedRows):
         )
         return None
 
+    def find_not_before(self, tenant: str, user: User) -> datetime | None:
+        """The same for reading: None for a user that nobody has seen."""
+        row = self._user_row(tenant, user)
+        return moment(self._check_row("users", row)["not_before_at"]) if row is not None else None
+
     def end_user_credentials(self, tenant: str, user: User) -> None:
         """From now on nothing counts that was issued for this user before.
 
