@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeVar
 
 from mcp_identity.domain.audit import AuditEvent
@@ -14,6 +15,7 @@ from mcp_identity.vault.vault import Vault
 
 T = TypeVar("T")
 NAME_LIMIT = 128
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +68,26 @@ def new_call(principal: Principal, action: str, entropy: Entropy) -> Call:
     return Call(principal, action, entropy.random_bytes(8).hex())
 
 
-async def audited(vault: Vault, call: Call, work: Callable[[], Awaitable[T]], *, provider: str = "") -> T:
+async def audited(
+    vault: Vault, call: Call, work: Callable[[], Awaitable[T]], *, provider: str = "", detail: Mapping[str, str] = _NOTHING
+) -> T:
     """Run a verb; a refusal that no unit has written down is written down here, before it is told."""
     try:
         return await work()
     except IdentityError as error:
-        await write_refusal(vault, call, error, provider=provider)
+        await write_refusal(vault, call, error, provider=provider, detail=detail)
         raise
 
 
-async def write_refusal(vault: Vault, call: Call, error: IdentityError, *, provider: str = "") -> None:
+async def write_refusal(
+    vault: Vault, call: Call, error: IdentityError, *, provider: str = "", detail: Mapping[str, str] = _NOTHING
+) -> None:
     """See to it that the trail has a refusal, once.
 
     Raises:
         AuditUnavailable: If it cannot be written.
     """
     if not error.audited:
-        event = call.event(provider=provider, outcome=error.code)
+        event = call.event(provider=provider).ending(error.code, **detail)
         await vault.run(lambda records: records.append_audit(event))
         error.audited = True
