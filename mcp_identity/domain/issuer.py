@@ -6,10 +6,33 @@ added, so a new release of the product changes no issuer. An `Issuer` is a row o
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+ASYMMETRIC = frozenset(
+    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519"}
+)  # fmt: skip
+"""Signature algorithms with a public key: with a shared one, whoever may verify may forge."""
+_MUTABLE_NAMES = frozenset({"email", "upn", "preferred_username", "unique_name", "username", "name"})
+_PLACEHOLDER = re.compile(r"\{[a-z]+\}")
+
+
+def _asymmetric(algorithms: tuple[str, ...]) -> tuple[str, ...]:
+    if not algorithms or not set(algorithms) <= ASYMMETRIC:
+        raise ValueError("only asymmetric signature algorithms are accepted")
+    return algorithms
+
+
+def _immutable(claims: tuple[str, ...]) -> tuple[str, ...]:
+    if not claims or set(claims) & _MUTABLE_NAMES:
+        raise ValueError("a user is not identified by a name or an address that may be given to another one")
+    return claims
+
+
+SubjectClaims = Annotated[tuple[str, ...], AfterValidator(_immutable)]
 
 
 class TokenRules(BaseModel):
@@ -22,6 +45,7 @@ class TokenRules(BaseModel):
         access_claims: Claims that an access token must have with exactly these values, e.g. ``token_use`` = ``access``.
         access_needs_any: An access token must have at least one of these claims (RFC 9068 or what the vendor has instead).
         access_refuses: An access token has none of these claims; an ID token does (``nonce``, ``at_hash``, …).
+        access_refuses_values: An access token has none of these claims with this value; other kinds of token do.
         id_claims: The same as `access_claims` for ID tokens.
         access_subject: The claims that identify the user in access tokens, joined by a dot; never an e-mail address.
         id_subject: The same for ID tokens.
@@ -30,32 +54,49 @@ class TokenRules(BaseModel):
         scope_claims: Where scopes stand, as a string of words or a list.
         role_claims: Where application roles stand; they count as scopes of a service's token.
         audience_required: Whether tokens have an ``aud`` that must be checked; False only where the vendor writes none.
-        issuer_templates: Further exact issuers of the same tenant, e.g. Entra's v1 issuer; ``{claim}`` is filled in.
+        issuer_templates: Further exact issuers of the same tenant, e.g. Entra's v1 issuer. A placeholder in them, and in the
+            issuer itself, is filled in with the discriminator's value, which must be one of the issuer's.
+        keys_name_issuer: A key that names an issuer signs for that one alone; Entra's keys of all organisations stand in one
+            set.
         discriminator: The claim that tells the organisations of one issuer apart, or empty.
         discriminator_in_path: The first segment of the issuer's path is the discriminator's value.
         shared_hosts: An issuer whose host is one of these serves many organisations, so a discriminator is required.
         service_claims: A token with these claims and values is a service's own: it has no user.
         service_without: A token without any of these claims is a service's own; empty to not look at that.
         service_subject_is_client: A token whose subject is its client is a service's own.
-        service_subject_suffix: A subject that ends so is a service's own, or empty.
+        service_subject_suffix: A token whose subject is its client followed by this is a service's own; empty to not look.
+        display_claims: What to call the user before people; the first that is there. No decision reads it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    algorithms: tuple[str, ...] = ("RS256", "PS256", "ES256", "RS384", "ES384", "RS512", "ES512", "PS384", "PS512", "Ed25519")
+    algorithms: Annotated[tuple[str, ...], AfterValidator(_asymmetric)] = (
+        "RS256",
+        "PS256",
+        "ES256",
+        "RS384",
+        "ES384",
+        "RS512",
+        "ES512",
+        "PS384",
+        "PS512",
+        "Ed25519",
+    )
     access_types: tuple[str, ...] = ("at+jwt", "jwt", "")
     access_claims: dict[str, str] = Field(default_factory=dict)
     access_needs_any: tuple[str, ...] = ("client_id", "azp", "scope", "scp")
     access_refuses: tuple[str, ...] = ("nonce", "at_hash", "c_hash")
+    access_refuses_values: dict[str, str] = Field(default_factory=lambda: {"token_use": "id", "typ": "ID"})
     id_claims: dict[str, str] = Field(default_factory=dict)
-    access_subject: tuple[str, ...] = ("sub",)
-    id_subject: tuple[str, ...] = ("sub",)
+    access_subject: SubjectClaims = ("sub",)
+    id_subject: SubjectClaims = ("sub",)
     one_subject: bool = True
     client_claims: tuple[str, ...] = ("client_id", "azp")
     scope_claims: tuple[str, ...] = ("scope", "scp")
     role_claims: tuple[str, ...] = ()
     audience_required: bool = True
     issuer_templates: tuple[str, ...] = ()
+    keys_name_issuer: bool = False
     discriminator: str = ""
     discriminator_in_path: bool = False
     shared_hosts: tuple[str, ...] = ()
@@ -63,6 +104,7 @@ class TokenRules(BaseModel):
     service_without: tuple[str, ...] = ()
     service_subject_is_client: bool = True
     service_subject_suffix: str = ""
+    display_claims: tuple[str, ...] = ("name", "preferred_username", "username", "cognito:username", "email")
 
 
 class IssuerPreset(BaseModel):
@@ -74,6 +116,8 @@ class IssuerPreset(BaseModel):
         documentation: The vendor's page that the facts come from.
         checked: The date they were checked, ISO 8601.
         rules: How its tokens are read.
+        organisation_pattern: Where an issuer itself names the one organisation that it serves: matches such an issuer from end
+            to end, and its first group is the discriminator's value. Empty where none does.
         notes: What an operator must know, one sentence each.
     """
 
@@ -84,7 +128,13 @@ class IssuerPreset(BaseModel):
     documentation: str = ""
     checked: str = ""
     rules: TokenRules = TokenRules()
+    organisation_pattern: str = ""
     notes: tuple[str, ...] = ()
+
+    def organisation_of(self, issuer: str) -> str:
+        """The organisation that an issuer names by itself, as the discriminator's value; empty where it names none."""
+        found = re.fullmatch(self.organisation_pattern, issuer, re.ASCII) if self.organisation_pattern else None
+        return found[1] if found else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +192,34 @@ class Issuer:
         """Whether a browser can sign in there, and its user be matched with a token's."""
         return bool(self.login_client_id and self.login_authorization_url) and self.rules.one_subject
 
+    def issuers_for(self, value: str) -> frozenset[str]:
+        """The exact issuers (``iss``) that tokens of one organisation may name.
+
+        Args:
+            value: The discriminator's value in the token; empty for none.
+
+        Returns:
+            The issuer, and what the vendor's templates become; nothing where the value is not one of this tenant's.
+        """
+        if not self.discriminator_values:
+            return frozenset() if _PLACEHOLDER.search(self.issuer) else frozenset({self.issuer})
+        if value not in self.discriminator_values:
+            return frozenset()
+        return frozenset(fill(template, value) for template in (self.issuer, *self.rules.issuer_templates))
+
+    @property
+    def pairs(self) -> frozenset[tuple[str, str]]:
+        """Every (issuer, discriminator value) that it speaks for; an empty value stands for any."""
+        return frozenset((issuer, value) for value in self.discriminator_values or {""} for issuer in self.issuers_for(value))
+
+    def overlaps(self, other: Issuer) -> bool:
+        """Whether a token could be of both."""
+        return any(
+            mine == theirs and (value == another or not (value and another))
+            for mine, value in self.pairs
+            for theirs, another in other.pairs
+        )
+
     def pinned(self) -> dict[str, Any]:
         """What of it has no column of its own, as the row's ``configuration`` keeps it."""
         return {
@@ -151,3 +229,8 @@ class Issuer:
             "login_token_url": self.login_token_url,
             "login_jwks_url": self.login_jwks_url,
         }
+
+
+def fill(template: str, value: str) -> str:
+    """Put a discriminator's value where a template has its placeholder, e.g. Entra's ``{tenantid}``."""
+    return _PLACEHOLDER.sub(lambda _: value, template)
