@@ -53,14 +53,23 @@ class Call:
             user_key=principal.user_key,
             user_display=user.display if user else "",
             verified=principal.verified,
-            edge=principal.authenticated_by,
+            edge=principal.edge or principal.authenticated_by,
             action=action or self.action,
             provider=clean_text(provider, NAME_LIMIT),
             flow=flow,
             scopes=tuple(sorted(scopes)),
             outcome=outcome,
             correlation_id=self.correlation_id,
+            detail=proof_of(principal),
         )
+
+
+def proof_of(principal: Principal) -> dict[str, str]:
+    """What proved a caller from the network, for the trail; the credential by its id, never itself."""
+    if not principal.edge:
+        return {}
+    named = {"credential": principal.credential_id} if principal.credential_id else {}
+    return {"authenticated_by": principal.authenticated_by, **named}
 
 
 def new_call(principal: Principal, action: str, entropy: Entropy) -> Call:

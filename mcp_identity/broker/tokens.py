@@ -136,7 +136,7 @@ class Tokens:
             )
             detail = {"missing_scopes": " ".join(released.missing_scopes)} if released.missing_scopes else {}
             event = call.event(provider=plan.provider.name, flow=plan.flow.value, scopes=grant.tokens.scopes)
-            records.append_audit(replace(event, detail=detail))
+            records.append_audit(event.ending("ok", **detail))
             return released
 
         return unit

@@ -191,9 +191,18 @@ class TokenExpired(CallerError):
 
 
 class InsufficientScope(CallerError):
-    """The caller's token lacks a scope that this tool needs."""
+    """The caller's token lacks a scope that this tool needs.
+
+    Attributes:
+        scopes: Every scope that the caller needs for it, those that it has included, sorted.
+    """
 
     code = "insufficient_scope"
+
+    def __init__(self, message: str, *, scopes: tuple[str, ...] = ()) -> None:
+        """Keep what to ask the identity provider for."""
+        super().__init__(message)
+        self.scopes = scopes
 
 
 class UpstreamError(IdentityError):

@@ -1,23 +1,75 @@
 """Who is calling a tool: the principal, from the transport, never from an argument.
 
-On stdio it is this machine's user, and a workload whose name is a label that the client chose. Both are fixed at the first
-request of the process.
+On stdio it is this machine's user, and a workload whose name is a label that the client chose; both are fixed at the first
+request of the process. Over HTTP the gate has verified the bearer of this very request and leaves its principal in a
+context variable, which the SDK carries to the tool: a session has no principal of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from mcp_identity.domain.identity import slug
+from mcp_identity.domain.identity import Proof, slug
 
 if TYPE_CHECKING:
     from mcp_identity.broker.audit import Call
     from mcp_identity.broker.broker import Broker
+    from mcp_identity.domain.credentials import Secret
     from mcp_identity.domain.identity import Principal, User
+    from mcp_identity.tools.users import VerifiedUser
+
+_MOST_NAMES = 256
+
+
+class Authenticator(Protocol):
+    """Believes a bearer, or does not."""
+
+    async def authenticate(self, bearer: Secret, *, edge: str, workload_hint: str = "") -> Principal:
+        """The principal that a bearer proves.
+
+        Raises:
+            Unauthenticated: If it proves nothing.
+            TokenExpired: If it did once.
+            StorageError: If that cannot be known now.
+        """
+        ...
+
+    async def verify_user_token(self, principal: Principal, token: Secret) -> VerifiedUser:
+        """The user of a second bearer, which must pass the calling workload's own authorizer.
+
+        Raises:
+            Unauthenticated: If it proves nothing.
+            TokenExpired: If it did once.
+            StorageError: If that cannot be known now.
+        """
+        ...
+
+
+class Caller(Protocol):
+    """Knows who is calling, on one kind of transport."""
+
+    @property
+    def verifier(self) -> Authenticator | None:
+        """Verifies second bearers; None where there are no issuers."""
+        ...
+
+    async def begin(self, action: str) -> tuple[Broker, Call]:
+        """Begin a call: the broker, and the call with its principal.
+
+        Raises:
+            RateLimited: If this principal calls too often.
+        """
+        ...
+
+    async def note_client(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Server middleware: keep what the MCP client says of itself."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +89,8 @@ class Local:
 
 class StdioCaller:
     """The one caller of a stdio process."""
+
+    verifier: Authenticator | None = None
 
     def __init__(self, local: Callable[[], Awaitable[Local]]) -> None:
         """Know how to wait for the vault.
@@ -63,7 +117,104 @@ class StdioCaller:
 
         It comes with `initialize`, or in every message of protocol version 2026-07-28; a client may also give none.
         """
-        parameters = ctx.session.client_params
-        if not self._client_name and parameters is not None and parameters.client_info:
-            self._client_name = parameters.client_info.name
+        self._client_name = self._client_name or _client_name(ctx)
         return await call_next(ctx)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """What the gate knows of the request that is being served.
+
+    Attributes:
+        edge: ``http`` or ``sse``.
+        principal: Verified; None behind a gate that asks nobody.
+    """
+
+    edge: str
+    principal: Principal | None
+
+
+_arrived: ContextVar[Arrived] = ContextVar("arrived")
+_said_name: ContextVar[str] = ContextVar("said_name", default="")
+
+
+@contextmanager
+def arriving(arrived: Arrived) -> Generator[None]:
+    """Serve a request of this caller while the block lasts."""
+    token = _arrived.set(arrived)
+    try:
+        yield
+    finally:
+        _arrived.reset(token)
+
+
+class HttpCaller:
+    """The callers of a server that the gate lets in, one with each request."""
+
+    def __init__(self, broker: Broker, verifier: Authenticator, admit: Callable[[Principal], None]) -> None:
+        """Serve behind a gate.
+
+        Args:
+            broker: The verbs.
+            verifier: Verifies second bearers.
+            admit: Raises `RateLimited` where a principal calls too often.
+        """
+        self.verifier: Authenticator | None = verifier
+        self._broker = broker
+        self._admit = admit
+
+    async def begin(self, action: str) -> tuple[Broker, Call]:
+        """Begin a call of the principal whose bearer came with this request."""
+        principal = _arrived.get().principal
+        if principal is None:
+            raise RuntimeError("a request came past the gate without a principal")
+        self._admit(principal)
+        return self._broker, self._broker.call(principal, action)
+
+    async def note_client(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Server middleware: what a client says of itself counts for nothing here."""
+        return await call_next(ctx)
+
+
+class LoopbackCaller:
+    """The callers of a server that asks nobody, on this machine alone: its user, and workloads that are labels."""
+
+    verifier: Authenticator | None = None
+
+    def __init__(self, local: Local, admit: Callable[[Principal], None]) -> None:
+        """Serve everybody who comes.
+
+        Args:
+            local: The broker and the user; a workload that is configured wins over what clients say.
+            admit: Raises `RateLimited` where a principal calls too often.
+        """
+        self._local = local
+        self._admit = admit
+        self._principals: dict[str, Principal] = {}
+
+    async def begin(self, action: str) -> tuple[Broker, Call]:
+        """Begin a call of this machine's user."""
+        local, edge = self._local, _arrived.get().edge
+        workload = local.workload or slug(_said_name.get())
+        principal = self._principals.get(workload)
+        if principal is None:
+            principal = await local.broker.directory.local_principal(workload, local.user, Proof.LOOPBACK)
+            if len(self._principals) < _MOST_NAMES:
+                self._principals[workload] = principal
+        principal = replace(principal, edge=edge)
+        self._admit(principal)
+        return local.broker, local.broker.call(principal, action)
+
+    async def note_client(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Server middleware: the name that this session's client gave."""
+        token = _said_name.set(_client_name(ctx))
+        try:
+            return await call_next(ctx)
+        finally:
+            _said_name.reset(token)
+
+
+def _client_name(ctx: Any) -> str:
+    """The name that an MCP client gave itself, or nothing."""
+    parameters = ctx.session.client_params
+    return str(parameters.client_info.name) if parameters is not None and parameters.client_info else ""

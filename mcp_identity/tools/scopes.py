@@ -54,3 +54,9 @@ def scope_of(name: str) -> str:
 def is_allowed(principal: Principal, name: str) -> bool:
     """Whether a principal's token has the scope that a tool, a resource or a prompt needs."""
     return principal.tool_scopes is None or scope_of(name) in principal.tool_scopes
+
+
+def scopes_needed(principal: Principal, name: str) -> tuple[str, ...]:
+    """Every scope to ask the identity provider for: what this needs, and ours that the token has; clients replace, not add."""
+    held = (principal.tool_scopes or frozenset[str]()) & {READ, TOKEN, ADMIN}
+    return tuple(sorted({scope_of(name), *held}))
