@@ -17,7 +17,7 @@ ASYMMETRIC = frozenset(
 )  # fmt: skip
 """Signature algorithms with a public key: with a shared one, whoever may verify may forge."""
 _MUTABLE_NAMES = frozenset({"email", "upn", "preferred_username", "unique_name", "username", "name"})
-_PLACEHOLDER = re.compile(r"\{[a-z]+\}")
+_PLACEHOLDER = re.compile(r"\{[A-Za-z_]{1,64}\}")
 
 
 def _asymmetric(algorithms: tuple[str, ...]) -> tuple[str, ...]:
@@ -116,8 +116,6 @@ class IssuerPreset(BaseModel):
         documentation: The vendor's page that the facts come from.
         checked: The date they were checked, ISO 8601.
         rules: How its tokens are read.
-        organisation_pattern: Where an issuer itself names the one organisation that it serves: matches such an issuer from end
-            to end, and its first group is the discriminator's value. Empty where none does.
         notes: What an operator must know, one sentence each.
     """
 
@@ -128,13 +126,7 @@ class IssuerPreset(BaseModel):
     documentation: str = ""
     checked: str = ""
     rules: TokenRules = TokenRules()
-    organisation_pattern: str = ""
     notes: tuple[str, ...] = ()
-
-    def organisation_of(self, issuer: str) -> str:
-        """The organisation that an issuer names by itself, as the discriminator's value; empty where it names none."""
-        found = re.fullmatch(self.organisation_pattern, issuer, re.ASCII) if self.organisation_pattern else None
-        return found[1] if found else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,19 +198,6 @@ class Issuer:
         if value not in self.discriminator_values:
             return frozenset()
         return frozenset(fill(template, value) for template in (self.issuer, *self.rules.issuer_templates))
-
-    @property
-    def pairs(self) -> frozenset[tuple[str, str]]:
-        """Every (issuer, discriminator value) that it speaks for; an empty value stands for any."""
-        return frozenset((issuer, value) for value in self.discriminator_values or {""} for issuer in self.issuers_for(value))
-
-    def overlaps(self, other: Issuer) -> bool:
-        """Whether a token could be of both."""
-        return any(
-            mine == theirs and (value == another or not (value and another))
-            for mine, value in self.pairs
-            for theirs, another in other.pairs
-        )
 
     def pinned(self) -> dict[str, Any]:
         """What of it has no column of its own, as the row's ``configuration`` keeps it."""

@@ -31,13 +31,18 @@ def load() -> Mapping[str, IssuerPreset]:
     return MappingProxyType({preset.name: preset for preset in sorted(found, key=lambda each: each.name)})
 
 
+def find(name: str) -> IssuerPreset | None:
+    """The preset of this name, or None."""
+    return load().get(name)
+
+
 def get(name: str = DEFAULT_PRESET) -> IssuerPreset:
     """The preset of this name.
 
     Raises:
         InvalidRequest: If there is none; the message names those that look alike.
     """
-    preset = load().get(name)
+    preset = find(name)
     if preset is None:
         near = get_close_matches(name[:128].lower(), load(), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(load())}"
