@@ -19,14 +19,10 @@ if TYPE_CHECKING:
         ApiKeyReleased,
         ConsentRequired,
         ConsentStatus,
-        GrantListing,
-        GrantSummary,
-        ProviderListing,
-        Revoked,
         TokenReleased,
     )
+    from mcp_identity.domain.credentials import Secret
     from mcp_identity.domain.errors import IdentityError
-    from mcp_identity.domain.identity import Principal
 
 
 def without_default(schema: dict[str, Any]) -> None:
@@ -34,7 +30,8 @@ def without_default(schema: dict[str, Any]) -> None:
     schema.pop("default", None)
 
 
-def _optional(description: str) -> Any:
+def optional(description: str) -> Any:
+    """A field that is left out where it does not apply."""
     return Field(default=None, description=description, json_schema_extra=without_default)
 
 
@@ -50,123 +47,70 @@ class Result(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     status: str = Field(description="`ok`, `error`, or another outcome of this tool")
-    code: Text = _optional("with status error: the stable error code")
-    message: Text = _optional("with status error: what went wrong and what to do")
-    retryable: Flag = _optional("with status error: whether the same call may succeed later")
-    retry_after_seconds: Number = _optional("with status error: when to try again")
-    correlation_id: Text = _optional("with status error: names this call in the audit trail")
+    code: Text = optional("with status error: the stable error code")
+    message: Text = optional("with status error: what went wrong and what to do")
+    retryable: Flag = optional("with status error: whether the same call may succeed later")
+    retry_after_seconds: Number = optional("with status error: when to try again")
+    correlation_id: Text = optional("with status error: names this call in the audit trail")
 
 
 class TokenResult(Result):
     """The answer of `get_token`."""
 
-    access_token: Text = _optional("with status ok: the access token; send it as `Authorization: Bearer`")
-    token_type: Text = _optional("with status ok: usually Bearer")
-    scopes: Texts = _optional("with status ok: what the token may do")
-    expires_at: Text = _optional("when the token, or with consent_required the link, ends; ISO 8601")
-    missing_scopes: Texts = _optional("scopes that were asked for and are not granted")
-    provider: Text = _optional("the credential provider")
-    flow: Text = _optional("how the token was obtained")
-    extra: dict[str, str] | SkipJsonSchema[None] = _optional("facts that belong to the token, e.g. instance_url")
-    reason: Text = _optional("with status consent_required: why the user has to be asked")
-    authorization_url: Text = _optional("with status consent_required: show this link to the user, verbatim")
-    session_uri: Text = _optional("with status consent_required: names the attempt, for get_consent")
+    access_token: Text = optional("with status ok: the access token; send it as `Authorization: Bearer`")
+    token_type: Text = optional("with status ok: usually Bearer")
+    scopes: Texts = optional("with status ok: what the token may do")
+    expires_at: Text = optional("when the token, or with consent_required the link, ends; ISO 8601")
+    missing_scopes: Texts = optional("scopes that were asked for and are not granted")
+    provider: Text = optional("the credential provider")
+    flow: Text = optional("how the token was obtained")
+    extra: dict[str, str] | SkipJsonSchema[None] = optional("facts that belong to the token, e.g. instance_url")
+    reason: Text = optional("with status consent_required: why the user has to be asked")
+    authorization_url: Text = optional("with status consent_required: show this link to the user, verbatim")
+    session_uri: Text = optional("with status consent_required: names the attempt, for get_consent")
+    user_action: Text = optional("declined or cancelled, where your client asked the user to open the link and they did not")
 
 
 class ConsentResult(Result):
     """The answer of `start_consent`."""
 
-    reason: Text = _optional("why the user has to be asked")
-    authorization_url: Text = _optional("show this link to the user, verbatim")
-    session_uri: Text = _optional("names the attempt, for get_consent")
-    expires_at: Text = _optional("when the link ends; ISO 8601")
-    missing_scopes: Texts = _optional("what the user will be asked for")
-    provider: Text = _optional("the credential provider")
+    reason: Text = optional("why the user has to be asked")
+    authorization_url: Text = optional("show this link to the user, verbatim")
+    session_uri: Text = optional("names the attempt, for get_consent")
+    expires_at: Text = optional("when the link ends; ISO 8601")
+    missing_scopes: Texts = optional("what the user will be asked for")
+    provider: Text = optional("the credential provider")
+    user_action: Text = optional("declined or cancelled, where your client asked the user to open the link and they did not")
 
 
 class ConsentStatusResult(Result):
-    """The answer of `get_consent`: pending, completed, denied, failed or expired."""
+    """The answer of `get_consent` and `complete_consent`: pending, completed, denied, failed or expired."""
 
-    provider: Text = _optional("the credential provider")
-    reason: Text = _optional("why it ended otherwise than completed: a stable error code")
-    expires_at: Text = _optional("when an unfinished consent ends; ISO 8601")
+    provider: Text = optional("the credential provider")
+    reason: Text = optional("why it ended otherwise than completed: a stable error code")
+    expires_at: Text = optional("when an unfinished consent ends; ISO 8601")
 
 
 class ApiKeyResult(Result):
     """The answer of `get_api_key`."""
 
-    api_key: Text = _optional("with status ok: the key")
-    provider: Text = _optional("the credential provider")
+    api_key: Text = optional("with status ok: the key")
+    provider: Text = optional("the credential provider")
 
 
-class GrantItem(BaseModel):
-    """One grant, without secrets."""
+class WorkloadTokenResult(Result):
+    """The answer of `get_workload_access_token`."""
 
-    provider: str = Field(description="the credential provider")
-    flow: str = Field(description="how it was obtained")
-    state: str = Field(description="pending, active, needs_consent or revoked")
-    reason: Text = _optional("with state needs_consent: why")
-    scopes: list[str] = Field(description="what is granted")
-    declined_scopes: list[str] = Field(description="what was asked for and not granted")
-    expires_at: Text = _optional("when the current access token ends; ISO 8601")
-    refreshable: bool = Field(description="whether a new token can be had without the user")
-    resource: Text = _optional("RFC 8707 resource")
-    audience: Text = _optional("audience")
-    created_at: Text = _optional("when it was first made; ISO 8601")
-    updated_at: Text = _optional("when it last changed; ISO 8601")
+    workload_access_token: Text = optional("with status ok: the token; it is a bearer for this server alone")
+    expires_at: Text = optional("with status ok: when it ends; ISO 8601")
 
 
-class GrantsResult(Result):
-    """The answer of `list_grants`."""
+class IdentityTokenResult(Result):
+    """The answer of `get_identity_token`."""
 
-    grants: list[GrantItem] | SkipJsonSchema[None] = _optional("the grants")
-    unreadable: Number = _optional("rows that were changed outside the product and are not served")
-
-
-class ProviderItem(BaseModel):
-    """One credential provider, as this principal sees it."""
-
-    name: str = Field(description="pass this as `provider`")
-    vendor: str = Field(description="the vendor")
-    title: str = Field(description="the vendor's name for people")
-    kind: str = Field(description="oauth2: call get_token; api-key: call get_api_key")
-    flows: list[str] = Field(description="M2M needs no user; USER_FEDERATION acts for the user, after consent")
-    scopes: list[str] = Field(description="asked for when a call names none")
-    grants: list[GrantItem] = Field(description="what is granted already")
-
-
-class ProvidersResult(Result):
-    """The answer of `list_providers`."""
-
-    providers: list[ProviderItem] | SkipJsonSchema[None] = _optional("the providers that may be used")
-    unreadable: Number = _optional("rows that were changed outside the product and are not served")
-
-
-class RevokedItem(BaseModel):
-    """One grant that was ended."""
-
-    flow: str = Field(description="how it had been obtained")
-    at_vendor: str = Field(description="revoked, unsupported, failed or nothing")
-
-
-class RevokeResult(Result):
-    """The answer of `revoke_grant`."""
-
-    provider: Text = _optional("the credential provider")
-    revoked: list[RevokedItem] | SkipJsonSchema[None] = _optional("the grants that were ended")
-
-
-class WhoamiResult(Result):
-    """The answer of `whoami`."""
-
-    tenant: Text = _optional("the tenant")
-    workload: Text = _optional("the agent's name")
-    verified: Flag = _optional("false where the agent's name is a label that the client chose")
-    authenticated_by: Text = _optional("what proved it")
-    user_issuer: Text = _optional("who identifies the user")
-    user_subject: Text = _optional("the user's identifier at that issuer")
-    user_display: Text = _optional("the user's name for people")
-    may: Texts = _optional("the tools that this principal may call")
+    identity_token: Text = optional("with status ok: the signed JWT; send it only to the audience")
+    audience: Text = optional("with status ok: who it is for")
+    expires_at: Text = optional("with status ok: when it ends; ISO 8601")
 
 
 def iso(moment: datetime | None) -> str | None:
@@ -230,8 +174,14 @@ def token_answer(outcome: TokenReleased) -> CallToolResult:
     )
 
 
-def consent_answer(required: ConsentRequired, kind: type[TokenResult | ConsentResult]) -> CallToolResult:
-    """The user has to be asked first."""
+def consent_answer(required: ConsentRequired, kind: type[TokenResult | ConsentResult], user_action: str = "") -> CallToolResult:
+    """The user has to be asked first.
+
+    Args:
+        required: What the broker said.
+        kind: The tool's result.
+        user_action: What the user did when the client asked them to open the link, where it did.
+    """
     result = kind(
         status="consent_required",
         reason=required.reason.value,
@@ -240,8 +190,29 @@ def consent_answer(required: ConsentRequired, kind: type[TokenResult | ConsentRe
         expires_at=iso(required.expires_at),
         missing_scopes=list(required.missing_scopes),
         provider=required.provider,
+        user_action=user_action or None,
     )
-    return answer(result, consent_text(required))
+    return answer(result, not_opened_text(required, user_action) if user_action else consent_text(required))
+
+
+def not_opened_text(required: ConsentRequired, user_action: str) -> str:
+    """What a model has to do where the user did not open the link."""
+    return (
+        f"The user {user_action} the request to open the link that connects {required.provider}. Do not ask again unless they "
+        "want to; until the link ends they may still open it."
+    )
+
+
+def consent_ended_answer(status: ConsentStatus, session_uri: str) -> CallToolResult:
+    """How a consent ended that `start_consent` had the client ask for."""
+    result = ConsentResult(
+        status=status.status,
+        reason=status.error_code or None,
+        session_uri=session_uri,
+        expires_at=iso(status.expires_at),
+        provider=status.provider,
+    )
+    return answer(result)
 
 
 def consent_status_answer(status: ConsentStatus) -> CallToolResult:
@@ -261,69 +232,16 @@ def api_key_answer(released: ApiKeyReleased) -> CallToolResult:
     return answer(ApiKeyResult(status="ok", api_key=released.api_key.reveal(), provider=released.provider))
 
 
-def providers_result(listing: ProviderListing) -> ProvidersResult:
-    """The providers that a principal may use."""
-    return ProvidersResult(
-        status="ok",
-        providers=[
-            ProviderItem(
-                name=each.provider.name,
-                vendor=each.provider.vendor,
-                title=each.title,
-                kind=each.provider.kind.value,
-                flows=[flow.value for flow in each.provider.flows],
-                scopes=list(each.scopes),
-                grants=[_grant_item(grant) for grant in each.grants],
-            )
-            for each in listing.providers
-        ],
-        unreadable=listing.unreadable or None,
-    )
-
-
-def grants_result(listing: GrantListing) -> GrantsResult:
-    """A principal's grants."""
-    return GrantsResult(
-        status="ok", grants=[_grant_item(grant) for grant in listing.grants], unreadable=listing.unreadable or None
-    )
-
-
-def revoked_answer(provider: str, revoked: tuple[Revoked, ...]) -> CallToolResult:
-    """What was ended."""
-    items = [RevokedItem(flow=each.flow.value, at_vendor=each.at_vendor) for each in revoked]
-    return answer(RevokeResult(status="ok", provider=provider, revoked=items))
-
-
-def whoami_answer(principal: Principal, may: list[str]) -> CallToolResult:
-    """The principal as it was verified."""
-    user = principal.user
+def workload_token_answer(token: Secret, expires_at: datetime) -> CallToolResult:
+    """A workload access token that was issued."""
     return answer(
-        WhoamiResult(
-            status="ok",
-            tenant=principal.tenant,
-            workload=principal.workload.name,
-            verified=principal.verified,
-            authenticated_by=principal.authenticated_by,
-            user_issuer=user.issuer if user else None,
-            user_subject=user.subject if user else None,
-            user_display=user.display if user else None,
-            may=may,
-        )
+        WorkloadTokenResult(status="ok", workload_access_token=token.reveal(), expires_at=iso(expires_at)),
+        "Send it as `Authorization: Bearer` to this server only, and never repeat it.",
     )
 
 
-def _grant_item(grant: GrantSummary) -> GrantItem:
-    return GrantItem(
-        provider=grant.provider,
-        flow=grant.flow.value,
-        state=grant.state.value,
-        reason=grant.reason.value if grant.reason else None,
-        scopes=list(grant.scopes),
-        declined_scopes=list(grant.declined_scopes),
-        expires_at=iso(grant.expires_at),
-        refreshable=grant.refreshable,
-        resource=grant.resource or None,
-        audience=grant.audience or None,
-        created_at=iso(grant.created_at),
-        updated_at=iso(grant.updated_at),
+def identity_token_answer(token: Secret, audience: str, expires_at: datetime) -> CallToolResult:
+    """An identity token that was issued."""
+    return answer(
+        IdentityTokenResult(status="ok", identity_token=token.reveal(), audience=audience, expires_at=iso(expires_at))
     )

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from mcp_identity.tools.caller import Local, StdioCaller
+from mcp_identity.tools.scopes import ADMIN, SCOPE_OF, TOOL_SCOPES, scope_of
 from mcp_identity.tools.server import build_server
 from mcp_identity.tools.texts import CONNECT_ACCOUNT, INSTRUCTIONS
 
-PINNED = "9ebd77e15b0650cce7ffbc8f83fabb7c5979b63f47602f9725e16835148afdf4"
+PINNED = "342f784e359cb3677e8cf26425753fe025fe9ed3645162b2d4426386b9d8a562"
 """SHA-256 of every word that models read. Who changes one changes this line too, so that a review sees it."""
 
 
@@ -19,9 +20,10 @@ async def _no_vault() -> Local:
     raise AssertionError("a list needs no vault")
 
 
-async def _tools() -> list[dict[str, Any]]:
-    listed = await build_server(StdioCaller(_no_vault), version="0").list_tools()
-    return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listed]
+async def _tools(*, remote: bool = True, issues_identity_tokens: bool = True) -> list[dict[str, Any]]:
+    caller = StdioCaller(_no_vault)
+    server = build_server(caller, version="0", remote=remote, issues_identity_tokens=issues_identity_tokens)
+    return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in await server.list_tools()]
 
 
 def _schemas_in(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -41,6 +43,21 @@ async def test_every_tool_says_what_it_is() -> None:
             assert argument.get("description"), f"{tool['name']}.{name}"
         for name, field in tool["outputSchema"]["properties"].items():
             assert field.get("description"), f"{tool['name']} → {name}"
+
+
+async def test_tools_that_need_a_proven_caller_exist_only_where_callers_prove_themselves() -> None:
+    everywhere = {tool["name"] for tool in await _tools(remote=False)}
+    remote = {tool["name"] for tool in await _tools(issues_identity_tokens=False)}
+    assert remote - everywhere == {"complete_consent", "get_workload_access_token"}
+    assert {tool["name"] for tool in await _tools()} - remote == {"get_identity_token"}
+
+
+async def test_every_tool_resource_and_prompt_has_a_scope() -> None:
+    assert {tool["name"] for tool in await _tools()} <= TOOL_SCOPES.keys()
+    server = build_server(StdioCaller(_no_vault), version="0")
+    others = {str(each.uri) for each in await server.list_resources()} | {each.name for each in await server.list_prompts()}
+    assert SCOPE_OF.keys() - TOOL_SCOPES.keys() == others
+    assert scope_of("forgotten") == ADMIN
 
 
 async def test_only_revoking_is_called_destructive_and_only_looking_read_only() -> None:
@@ -66,6 +83,17 @@ async def test_every_output_schema_has_the_error_arm() -> None:
         fields = tool["outputSchema"]["properties"].keys()
         assert {"status", "code", "message", "retryable", "retry_after_seconds", "correlation_id"} <= fields
         assert tool["outputSchema"]["required"] == ["status"]
+
+
+async def test_arguments_that_are_bearers_are_marked_and_have_no_constraint_that_could_repeat_them() -> None:
+    found = 0
+    for tool in await _tools():
+        bearer = tool["inputSchema"]["properties"].get("user_token")
+        if bearer is not None:
+            found += 1
+            assert (bearer["type"], bearer["format"], bearer["writeOnly"]) == ("string", "password", True)
+            assert not {"minLength", "maxLength", "pattern", "enum", "const"} & bearer.keys()
+    assert found == 2
 
 
 async def test_no_tool_has_a_field_for_what_must_stay() -> None:

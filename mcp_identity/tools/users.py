@@ -1,0 +1,72 @@
+"""Which user does an agent name with a second credential? Two tools take one; no other argument ever names a user.
+
+The user's own token is verified by the rules of the workload that calls, so a token that was made for another agent names
+nobody here. An id is the word of an agent that an operator trusted with it, and never matches a user who signed in.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
+
+from mcp_identity.domain.credentials import Secret
+from mcp_identity.domain.errors import AccessDenied, InvalidRequest
+from mcp_identity.domain.identity import ASSERTED_ISSUER, User, UserKind
+
+if TYPE_CHECKING:
+    from mcp_identity.domain.identity import Principal
+
+USER_ID_LIMIT = 256
+
+
+class VerifiedUser(Protocol):
+    """A user whose own token was verified."""
+
+    @property
+    def user(self) -> User:
+        """Who it is."""
+        ...
+
+    @property
+    def expires_at(self) -> datetime:
+        """When the token ends."""
+        ...
+
+
+class UserVerifier(Protocol):
+    """Verifies users' tokens."""
+
+    async def verify_user_token(self, principal: Principal, token: Secret) -> VerifiedUser:
+        """The user of a token that the calling workload's own authorizer accepts.
+
+        Raises:
+            Unauthenticated: If it does not.
+            TokenExpired: If the token has ended.
+        """
+        ...
+
+
+async def named_user(
+    verifier: UserVerifier | None, principal: Principal, user_token: str, user_id: str
+) -> tuple[User, datetime | None] | None:
+    """The user that a call names, and when what proved it ends; None where it names nobody.
+
+    Raises:
+        InvalidRequest: If it names two, an id that is none, or brings a token where none can be verified.
+        AccessDenied: If this agent may not name users by id.
+        CallerError: If the token proves nothing.
+    """
+    if user_token and user_id:
+        raise InvalidRequest("pass user_token or user_id, not both")
+    if user_token:
+        if verifier is None:
+            raise InvalidRequest("no issuer of user tokens is configured here, so user_token cannot be verified")
+        verified = await verifier.verify_user_token(principal, Secret(user_token))
+        return verified.user, verified.expires_at
+    if not user_id:
+        return None
+    if not principal.workload.may_assert_users:
+        raise AccessDenied("this agent may not name users by id; pass the user's own token, or ask the operator")
+    if len(user_id) > USER_ID_LIMIT or not user_id.isprintable() or " " in user_id:
+        raise InvalidRequest(f"user_id is 1 to {USER_ID_LIMIT} printable characters without spaces")
+    return User(ASSERTED_ISSUER + principal.tenant, user_id, UserKind.ASSERTED, user_id), None
