@@ -12,9 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-ASYMMETRIC = frozenset(
-    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519"}
-)  # fmt: skip
+ASYMMETRIC = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519"})
 """Signature algorithms with a public key: with a shared one, whoever may verify may forge."""
 _MUTABLE_NAMES = frozenset({"email", "upn", "preferred_username", "unique_name", "username", "name"})
 _PLACEHOLDER = re.compile(r"\{[A-Za-z_]{1,64}\}")

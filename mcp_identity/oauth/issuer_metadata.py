@@ -15,7 +15,7 @@ from mcp_identity.domain.errors import UpstreamBadResponse, UrlRefused, clean_te
 from mcp_identity.domain.http import HttpRequest, HttpResponse
 from mcp_identity.oauth.answers import Fields, check_status, parse_object
 from mcp_identity.oauth.discovery import MAXIMUM_METADATA_BYTES
-from mcp_identity.oauth.id_token import MAXIMUM_JWKS_BYTES, MAXIMUM_KEYS
+from mcp_identity.oauth.jws import MAXIMUM_JWKS_BYTES, MAXIMUM_KEYS
 from mcp_identity.oauth.urls import check_url
 
 _WELL_KNOWN = "/.well-known/"

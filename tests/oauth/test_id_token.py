@@ -16,7 +16,8 @@ from joserfc.jwk import ECKey, Key, KeySet, OctKey, OKPKey, RSAKey
 from mcp_identity.domain.errors import ConsentMismatch, IdentityError, ProviderMisconfigured, UpstreamBadResponse
 from mcp_identity.domain.http import HttpResponse
 from mcp_identity.domain.provider import AuthorizationServer
-from mcp_identity.oauth.id_token import MAXIMUM_JWKS_BYTES, jwks_request, verify_id_token
+from mcp_identity.oauth.id_token import jwks_request, verify_id_token
+from mcp_identity.oauth.jws import MAXIMUM_JWKS_BYTES
 from tests.oauth.answers import NOW, answer
 
 SERVER = AuthorizationServer(issuer="https://idp.example.com", jwks_url="https://idp.example.com/jwks.json")
@@ -87,7 +88,10 @@ def test_unusable_keys_beside_the_right_one_do_no_harm() -> None:
         {"kty": "made-up", "kid": "rsa"},
         {"kty": "oct", "kid": "rsa", "k": "c2VjcmV0"},
         {**RSA.as_dict(private=False), "use": "enc"},
-        {**RSA.as_dict(private=False), "x5u": 1, "x5c": "broken", "key_ops": 7, "use": "sig"},
+        {**RSA.as_dict(private=False), "key_ops": 7},
+        {**RSA.as_dict(private=False), "key_ops": ["sign"]},
+        {**RSA.as_dict(private=False), "kid": 7},
+        {**RSA.as_dict(private=False), "x5u": 1, "x5c": "broken", "key_ops": ["verify"], "use": "sig"},
     ]
     assert _verify(_sign(CLAIMS), answer({"keys": keys})) == "u-42"
 
