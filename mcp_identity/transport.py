@@ -147,7 +147,7 @@ class Transport:
         """Send one request and read the whole answer.
 
         Args:
-            request: What to send; at most its `maximum_bytes` are read.
+            request: What to send; at most its `maximum_bytes` are read, and it may name a deadline of its own.
             allow_http_loopback: Accept loopback addresses, and http for them alone.
 
         Returns:
@@ -163,7 +163,7 @@ class Transport:
             raise UpstreamUnavailable("the transport is closed", may_have_been_processed=False)
         progress = _Progress()
         try:
-            with anyio.fail_after(self._deadline_seconds):
+            with anyio.fail_after(request.deadline_seconds or self._deadline_seconds):
                 return await self._send(request, progress, allow_http_loopback=allow_http_loopback)
         except TimeoutError:
             if progress.connected and not progress.secured and request.url.startswith("https:"):
@@ -229,7 +229,8 @@ class Transport:
             async with httpx2.AsyncHTTPTransport(verify=context, trust_env=False) as connection:
                 response = await connection.handle_async_request(outgoing)
                 try:
-                    return HttpResponse(response.status_code, _headers(response), await _body(response, request.maximum_bytes))
+                    body, is_cut = await _body(response, request.maximum_bytes, cut=request.cut)
+                    return HttpResponse(response.status_code, _headers(response), body, is_cut)
                 finally:
                     await response.aclose()
         except (httpx2.HTTPError, OSError) as error:  # OSError: a TLS record that fails after the handshake
@@ -295,8 +296,12 @@ def _headers(response: httpx2.Response) -> dict[str, str]:
     return headers
 
 
-async def _body(response: httpx2.Response, limit: int) -> bytes:
-    """Read at most `limit` bytes, counted after decompression, and never inflate more than a chunk at a time."""
+async def _body(response: httpx2.Response, limit: int, *, cut: bool) -> tuple[bytes, bool]:
+    """Read at most `limit` bytes, counted after decompression, and never inflate more than a chunk at a time.
+
+    Returns:
+        The bytes, and whether there were more, which only `cut` allows.
+    """
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     inflate = {"identity": None, "": None, "gzip": zlib.decompressobj(31), "deflate": zlib.decompressobj(15)}
     if encoding not in inflate:
@@ -309,12 +314,14 @@ async def _body(response: httpx2.Response, limit: int) -> bytes:
         except zlib.error:
             raise UpstreamBadResponse("the answer's compression is broken") from None
         if len(body) > limit:
+            if cut:
+                return bytes(body[:limit]), True
             raise UpstreamBadResponse(f"the answer is larger than {limit} bytes")
         if decoder is not None and decoder.unused_data:
             raise UpstreamBadResponse("the answer's compression is broken")
     if decoder is not None and body and not decoder.eof:
         raise UpstreamBadResponse("the answer's compression is broken")
-    return bytes(body)
+    return bytes(body), False
 
 
 def _failure(error: Exception, progress: _Progress) -> Exception:

@@ -118,6 +118,22 @@ class ApiKeyReleased:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkloadTokenIssued:
+    """A workload access token; its audit row is committed."""
+
+    token: Secret
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityTokenIssued:
+    """A signed JWT by which others recognise a workload; its audit row is committed."""
+
+    token: Secret
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class GrantSummary:
     """A grant without its secrets.
 
@@ -229,6 +245,7 @@ class ProviderSpec:
         secret: The client secret or API key, read once.
         scopes: Asked for when a call names none.
         release: How its secrets may leave.
+        api_hosts: Exact origins that its credential may be sent to, instead of those of the vendor's file.
         allow_http_loopback: Accept http endpoints on loopback addresses.
         disabled: Serve nobody.
     """
@@ -240,6 +257,7 @@ class ProviderSpec:
     secret: Secret | None = None
     scopes: tuple[str, ...] | None = None
     release: str | None = None
+    api_hosts: tuple[str, ...] | None = None
     allow_http_loopback: bool | None = None
     disabled: bool | None = None
 

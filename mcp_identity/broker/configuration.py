@@ -6,9 +6,11 @@ from dataclasses import replace
 
 from mcp_identity.broker.answers import ProviderSpec
 from mcp_identity.broker.discovery import Discovered, discover
+from mcp_identity.domain.api_url import parse_origin
 from mcp_identity.domain.credentials import Flow, Secret, parse_scopes
 from mcp_identity.domain.errors import InvalidRequest
 from mcp_identity.domain.provider import (
+    Api,
     AuthorizationServer,
     ClientAuthentication,
     CredentialProvider,
@@ -19,6 +21,20 @@ from mcp_identity.domain.provider import (
 from mcp_identity.oauth.urls import check_url
 from mcp_identity.providers import catalog
 from mcp_identity.transport import Transport
+
+_NO_KEY_HEADERS = frozenset(
+    {
+        "host",
+        "content-length",
+        "content-type",
+        "transfer-encoding",
+        "connection",
+        "accept-encoding",
+        "user-agent",
+        "expect",
+        "te",
+    }
+)
 
 
 async def configure(
@@ -33,20 +49,22 @@ async def configure(
     loopback = provider.allow_http_loopback if spec.allow_http_loopback is None else spec.allow_http_loopback
     settings = {**provider.settings, **spec.settings}
     scopes = provider.scopes if spec.scopes is None else parse_scopes(spec.scopes)
-    is_new = not provider.client_id
+    is_new = provider.kind is not ProviderKind.API_KEY and not provider.client_id
+    resolved = catalog.resolve(definition, settings)
     common = replace(
         provider,
         kind=definition.kind,
         settings=settings,
+        api_hosts=_api_hosts(provider, definition, spec, is_new=is_new, allow_http_loopback=loopback),
         release=provider.release if spec.release is None else _release(spec.release),
         scopes=scopes,
         allow_http_loopback=loopback,
         disabled=provider.disabled if spec.disabled is None else spec.disabled,
     )
-    resolved = catalog.resolve(definition, settings)
     if definition.kind is ProviderKind.API_KEY:
         if spec.client_id or spec.client_authentication or scopes:
             raise InvalidRequest("an API key has no client and no scopes")
+        _check_placement(resolved.api)
         return common
     found = Discovered(provider.server)
     if is_new or spec.settings:
@@ -89,6 +107,25 @@ def require_secret(provider: CredentialProvider, secret: Secret | None) -> None:
 def is_public(provider: CredentialProvider) -> bool:
     """Whether its client has no secret."""
     return provider.kind is ProviderKind.OAUTH2 and provider.client_authentication is ClientAuthentication.NONE
+
+
+def _api_hosts(
+    provider: CredentialProvider, definition: ProviderDefinition, spec: ProviderSpec, *, is_new: bool, allow_http_loopback: bool
+) -> tuple[str, ...]:
+    """The API hosts in force: those that were named, else the vendor's, which follow its settings."""
+    before = () if is_new else catalog.resolve(definition, provider.settings).api.hosts
+    if spec.api_hosts is not None:
+        hosts = spec.api_hosts
+    elif is_new or (spec.settings and provider.api_hosts == before):
+        hosts = catalog.resolve(definition, {**provider.settings, **spec.settings}).api.hosts
+    else:
+        hosts = provider.api_hosts
+    return tuple(dict.fromkeys(parse_origin(host, http=allow_http_loopback) for host in hosts))
+
+
+def _check_placement(api: Api) -> None:
+    if api.key_placement == "header" and api.key_name.lower() in _NO_KEY_HEADERS:
+        raise InvalidRequest(f"the header {api.key_name} is not one that a key goes into")
 
 
 def _client_id(provider: CredentialProvider, spec: ProviderSpec) -> str:

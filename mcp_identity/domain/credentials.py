@@ -130,6 +130,7 @@ class TokenSet:
         account_id: The vendor's stable identifier of the account, where it is known.
         extra: Facts of the answer that the provider's file names, e.g. ``instance_url``. No secrets.
         destination: Digest of the endpoints and the client that it was obtained with; its refresh token goes nowhere else.
+        api_host: The customer's own API host, fixed when the user consented; empty where the vendor has one for all.
     """
 
     access_token: Secret
@@ -144,6 +145,7 @@ class TokenSet:
     account_id: str = ""
     extra: dict[str, str] = field(default_factory=dict[str, str])
     destination: str = ""
+    api_host: str = ""
 
     @property
     def effective_expires_at(self) -> datetime | None:

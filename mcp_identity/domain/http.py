@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
+
+Method: TypeAlias = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,18 +19,22 @@ class HttpRequest:
     """What is to be sent.
 
     Attributes:
-        method: GET, POST or DELETE.
+        method: The method, in capitals.
         url: Absolute; https, or http on loopback where a provider allows it.
         headers: Names as they go on the wire.
         body: The encoded body, or None.
         maximum_bytes: The most bytes of the decompressed answer that are read.
+        cut: What is longer than `maximum_bytes` is cut off; without it, it is no answer.
+        deadline_seconds: For the whole exchange; None for the transport's own.
     """
 
-    method: Literal["GET", "POST", "DELETE"]
+    method: Method
     url: str
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     body: bytes | None = field(default=None, repr=False)
     maximum_bytes: int = 1 << 20
+    cut: bool = False
+    deadline_seconds: float | None = None
 
     def __repr__(self) -> str:
         """Method, host and path; the query may hold a code."""
@@ -44,8 +50,10 @@ class HttpResponse:
         status: The status code.
         headers: Lower-case names; of repeated ones, the first.
         body: The decompressed body, at most `HttpRequest.maximum_bytes` long.
+        is_cut: There was more of it.
     """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     body: bytes = field(default=b"", repr=False)
+    is_cut: bool = False

@@ -102,6 +102,8 @@ class Dialect(_Facts):
         unreported_scopes: Granted without ever standing in an answer.
         agent_parameters: Authorization parameters that agents may set → the pattern of the whole value.
         account_field: Where in the token answer the account's stable id is, dotted.
+        api_host_field: Where in the token answer the customer's own API host is, dotted; fixed in the grant at consent.
+        api_host_suffixes: What such a host must end with; each begins with a dot.
         extra_fields: Facts of the token answer that are kept, e.g. ``instance_url``.
         revocation_style: ``rfc7009``, ``delete-basic`` (GitHub), ``bearer-get`` (Slack), or ``none``.
         loopback_host: The literal loopback host that the vendor accepts in redirect URIs.
@@ -134,12 +136,42 @@ class Dialect(_Facts):
     unreported_scopes: tuple[str, ...] = ()
     agent_parameters: dict[str, str] = Field(default_factory=dict)
     account_field: str = ""
+    api_host_field: str = ""
+    api_host_suffixes: tuple[str, ...] = ()
     extra_fields: tuple[str, ...] = ()
     revocation_style: Literal["rfc7009", "delete-basic", "bearer-get", "none"] = "rfc7009"
     loopback_host: Literal["127.0.0.1", "localhost"] = "127.0.0.1"
     loopback_allowed: bool = True
     dead_grant_errors: tuple[str, ...] = ()
     id_token: bool = False
+
+
+class Api(_Facts):
+    """The vendor's API, as far as `call_api` has to know it.
+
+    Attributes:
+        hosts: Exact origins that a credential may be sent to: scheme, host, and a port if one is named.
+        request_headers: What agents may send beside the headers that every API takes.
+        response_headers: What agents are told beside the headers that every API has.
+        refused_paths: ``[METHOD ]/path`` of what issues or ends credentials, or carries several requests in one; ``*`` is
+            part of a segment, ``**`` any segments.
+        unauthorized_means_unprocessed: A 401 says that the request had no effect (RFC 9110 §15.5.2), so it may be repeated.
+        key_placement: Where an API key goes: a ``header``, a ``query`` parameter, or ``basic`` authentication.
+        key_name: The header's or the parameter's name.
+        key_prefix: What stands before the key in the header, separated by a space.
+        key_username: The user name of basic authentication, with the key as its password; empty where the key is the user
+            name and there is no password.
+    """
+
+    hosts: tuple[str, ...] = ()
+    request_headers: tuple[str, ...] = ()
+    response_headers: tuple[str, ...] = ()
+    refused_paths: tuple[str, ...] = ()
+    unauthorized_means_unprocessed: bool = False
+    key_placement: Literal["header", "query", "basic"] = "header"
+    key_name: str = "Authorization"
+    key_prefix: str = "Bearer"
+    key_username: str = ""
 
 
 class Variant(_Facts):
@@ -149,12 +181,14 @@ class Variant(_Facts):
         when: Setting → value; all must hold.
         endpoints: Replaces the endpoints that it names.
         dialect: Replaces the dialect fields that it names.
+        api: Replaces the fields of the API that it names.
         flows: Replaces the flows, if any are named.
     """
 
     when: dict[str, str]
     endpoints: dict[str, str] = Field(default_factory=dict)
     dialect: dict[str, Any] = Field(default_factory=dict)
+    api: dict[str, Any] = Field(default_factory=dict)
     flows: tuple[Flow, ...] = ()
 
 
@@ -174,6 +208,7 @@ class ProviderDefinition(_Facts):
         client_authentication: Accepted ways; the first is the default.
         default_scopes: Asked for where neither the operator nor the agent names any.
         dialect: How it departs from the RFCs.
+        api: Its API, for calls that do not show the credential.
         variants: What a setting's value changes; later ones win.
         notes: What an operator must know, one sentence each, for `catalog show` and `providers add`.
         register_url: Where an operator registers the OAuth client.
@@ -191,6 +226,7 @@ class ProviderDefinition(_Facts):
     client_authentication: tuple[ClientAuthentication, ...] = (ClientAuthentication.BASIC,)
     default_scopes: tuple[str, ...] = ()
     dialect: Dialect = Dialect()
+    api: Api = Api()
     variants: tuple[Variant, ...] = ()
     notes: tuple[str, ...] = ()
     register_url: str = ""
@@ -202,6 +238,7 @@ class ResolvedDefinition:
 
     endpoints: Endpoints
     dialect: Dialect
+    api: Api
     flows: tuple[Flow, ...]
     settings: dict[str, str]
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlencode
 
+from mcp_identity.domain.api_url import customer_origin
 from mcp_identity.domain.credentials import Secret, TokenSet
 from mcp_identity.domain.errors import ProviderMisconfigured, UpstreamBadResponse
 from mcp_identity.domain.http import HttpRequest, HttpResponse
@@ -169,6 +170,7 @@ def process_token_response(
         refresh_expires_at=refresh_expires_at,
         account_id=_fact(answer, dialect.account_field) or (previous.account_id if previous else ""),
         extra=(previous.extra if previous else {}) | _facts(answer, dialect),
+        api_host=previous.api_host if previous else _api_host(answer, dialect),
     )
     return TokenAnswer(tokens, Secret(id_token) if id_token else None)
 
@@ -222,6 +224,11 @@ def _refresh_token(
 
 def _facts(answer: Fields, dialect: Dialect) -> dict[str, str]:
     return {name: fact for name in dialect.extra_fields if (fact := _fact(answer, name))}
+
+
+def _api_host(answer: Fields, dialect: Dialect) -> str:
+    """The customer's own API host; what an answer to a refresh says moves no credential to another one."""
+    return customer_origin(_fact(answer, dialect.api_host_field), dialect.api_host_suffixes)
 
 
 def _fact(answer: Fields, path: str) -> str:

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mcp_identity.domain.errors import InvalidRequest
-from mcp_identity.domain.provider import Dialect, Endpoints, ProviderDefinition, ResolvedDefinition, Setting
+from mcp_identity.domain.provider import Api, Dialect, Endpoints, ProviderDefinition, ResolvedDefinition, Setting
 
 MAXIMUM_SETTING_LENGTH = 512
 
@@ -63,7 +63,7 @@ def resolve(definition: ProviderDefinition, settings: Mapping[str, str]) -> Reso
         settings: What the operator set, by field.
 
     Returns:
-        Endpoints, dialect and flows in force, with every setting, defaults included.
+        Endpoints, dialect, API and flows in force, with every setting, defaults included.
 
     Raises:
         InvalidRequest: If a field is unknown, required and missing, or its value is not what the file allows. The message
@@ -76,15 +76,18 @@ def resolve(definition: ProviderDefinition, settings: Mapping[str, str]) -> Reso
     values = {field: _value(field, setting, settings.get(field)) for field, setting in definition.settings.items()}
     endpoints: dict[str, Any] = definition.endpoints.model_dump()
     dialect: dict[str, Any] = definition.dialect.model_dump()
+    api: dict[str, Any] = definition.api.model_dump()
     flows = definition.flows
     for variant in definition.variants:
         if all(values.get(field) == value for field, value in variant.when.items()):
             endpoints |= variant.endpoints
             dialect |= variant.dialect
+            api |= variant.api
             flows = variant.flows or flows
     return ResolvedDefinition(
         endpoints=Endpoints.model_validate({name: _fill(url, values) for name, url in endpoints.items()}),
         dialect=Dialect.model_validate({name: _filled(value, values) for name, value in dialect.items()}),
+        api=Api.model_validate({name: _filled(value, values) for name, value in api.items()}),
         flows=flows,
         settings=values,
     )
@@ -111,4 +114,6 @@ def _fill(text: str, values: Mapping[str, str]) -> str:
 
 
 def _filled(value: Any, values: Mapping[str, str]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_filled(each, values) for each in value)  # pyright: ignore[reportUnknownVariableType] - of a model
     return _fill(value, values) if isinstance(value, str) else value

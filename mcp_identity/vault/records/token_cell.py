@@ -29,6 +29,7 @@ def encode_tokens(tokens: TokenSet, obtained_by: str) -> bytes:
             "account_id": tokens.account_id,
             "extra": tokens.extra,
             "destination": tokens.destination,
+            "api_host": tokens.api_host,
             "obtained_by": obtained_by,
         },
         separators=(",", ":"),
@@ -59,6 +60,7 @@ def decode_tokens(plaintext: bytes) -> tuple[TokenSet, str]:
             account_id=cell["account_id"],
             extra=cell["extra"],
             destination=cell["destination"],
+            api_host=cell.get("api_host", ""),  # older cells have none
         )
         return tokens, cell["obtained_by"]
     except (KeyError, TypeError, ValueError):
