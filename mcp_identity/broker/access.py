@@ -1,7 +1,8 @@
 """May this principal do this, with these scopes?
 
 The one place that every decision comes through. A workload that is disabled may do nothing; a provider that is disabled
-serves nobody. On this machine's own vault every other workload may use every provider, until a rule says otherwise.
+serves nobody. A workload for which an operator named providers may use those and no other; one without may use every provider
+of its tenant. Providers of other tenants are never found in the first place.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ def require_access(principal: Principal, action: str, provider: CredentialProvid
     del action, scopes
     if principal.workload.disabled:
         raise AccessDenied(f"the workload {principal.workload.name} is disabled")
+    allowed = principal.workload.allowed_providers
+    if provider.tenant != principal.tenant or (allowed and provider.name not in allowed):
+        raise AccessDenied(
+            f"the workload {principal.workload.name} may not use the provider {provider.name}; an operator can allow it: "
+            f"mcp-identity workloads update {principal.workload.name} --allow-provider {provider.name}"
+        )
     if provider.disabled:
         raise AccessDenied(
             f"the provider {provider.name} is disabled; an operator can enable it: "

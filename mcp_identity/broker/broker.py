@@ -7,6 +7,8 @@ trail before its answer leaves. The rooms beside this one do the work; here is o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
 from mcp_identity.broker.access import require_access, require_workload
 from mcp_identity.broker.answers import (
@@ -15,26 +17,39 @@ from mcp_identity.broker.answers import (
     ConsentRequired,
     ConsentStatus,
     GrantListing,
+    IdentityTokenIssued,
     ProviderListing,
     Revoked,
     StorageReport,
     TokenReleased,
     TokenRequest,
+    WorkloadTokenIssued,
     consent_status,
 )
 from mcp_identity.broker.audit import Call, audited, new_call, write_refusal
+from mcp_identity.broker.callers import Callers
+from mcp_identity.broker.callbacks import Callbacks
+from mcp_identity.broker.completion import Completion
 from mcp_identity.broker.consents import Consents
 from mcp_identity.broker.directory import Directory
+from mcp_identity.broker.exchange import Exchanger
 from mcp_identity.broker.grants import Grants, unknown_provider
+from mcp_identity.broker.identity_tokens import IdentityTokens
+from mcp_identity.broker.issuers import Issuers
+from mcp_identity.broker.limits import Refusals
 from mcp_identity.broker.plan import Plan, make_plan
 from mcp_identity.broker.progress import Progress, ending, same_request, standing
 from mcp_identity.broker.release import release_api_key
 from mcp_identity.broker.services import Services
+from mcp_identity.broker.signing import SigningKeys
 from mcp_identity.broker.tokens import NeedsConsent, Tokens
+from mcp_identity.broker.workload_access import WorkloadAccess
+from mcp_identity.broker.workloads import Workloads
 from mcp_identity.domain.audit import AuditEvent
-from mcp_identity.domain.consent import ConsentBegun, ConsentState, ConsentView
+from mcp_identity.domain.consent import ConsentBegun, ConsentState, ConsentView, Returned, SignInView
 from mcp_identity.domain.errors import IdentityError, InvalidRequest, ProviderMisconfigured, UnsupportedFlow
-from mcp_identity.domain.identity import Principal
+from mcp_identity.domain.identity import Principal, User
+from mcp_identity.domain.login import BrowserSession
 from mcp_identity.domain.provider import ProviderKind
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.audit import AuditPlace
@@ -49,10 +64,20 @@ class Broker:
         """Build the rooms on their shared parts."""
         self._services = services
         self._tokens = Tokens(services)
+        exchanger = Exchanger(services)
         self._consents = Consents(services)
+        self._callbacks = Callbacks(services, exchanger)
+        self._completion = Completion(services, exchanger)
         self._progress = Progress(services)
         self._grants = Grants(services)
         self.directory = Directory(services)
+        signing_keys = SigningKeys(services)
+        self._workload_access = WorkloadAccess(services)
+        self._identity_tokens = IdentityTokens(services, signing_keys)
+        self.issuers = Issuers(services)
+        self.workloads = Workloads(services, signing_keys)
+        self.callers = Callers(services)
+        self.refusals = Refusals(services)
         self._swept_at = services.clock.monotonic()
 
     def call(self, principal: Principal, action: str) -> Call:
@@ -128,6 +153,41 @@ class Broker:
         event = call.event(provider=provider_name)
         return await audited(self._services.vault, call, lambda: self._services.vault.run(unit, event), provider=provider_name)
 
+    async def issue_workload_access_token(
+        self, call: Call, user: User | None, user_expires_at: datetime | None
+    ) -> WorkloadTokenIssued:
+        """Issue a short-lived bearer for this workload, alone or for a user.
+
+        Raises:
+            AccessDenied: If this caller gets none, or may not assert users.
+        """
+        return await audited(self._services.vault, call, lambda: self._workload_access.issue(call, user, user_expires_at))
+
+    async def issue_identity_token(self, call: Call, audience: str, lifetime_seconds: int) -> IdentityTokenIssued:
+        """Issue a signed JWT by which others recognise this workload.
+
+        Raises:
+            AccessDenied: If this caller gets none, or none for this audience.
+            InvalidRequest: If the lifetime is out of bounds.
+        """
+        return await audited(self._services.vault, call, lambda: self._identity_tokens.issue(call, audience, lifetime_seconds))
+
+    async def identity_metadata(self, tenant: str) -> Mapping[str, Any]:
+        """The discovery document for those who verify a tenant's identity tokens.
+
+        Raises:
+            NotFound: If the tenant issues none, or is not there; both look the same.
+        """
+        return await self._identity_tokens.metadata(tenant)
+
+    async def identity_jwks(self, tenant: str) -> Mapping[str, Any]:
+        """The keys for those who verify a tenant's identity tokens.
+
+        Raises:
+            NotFound: As `identity_metadata`.
+        """
+        return await self._identity_tokens.jwks(tenant)
+
     async def list_providers(self, call: Call) -> ProviderListing:
         """The providers that this principal may use."""
         return await audited(self._services.vault, call, lambda: self._grants.list_providers(call))
@@ -165,28 +225,63 @@ class Broker:
         version, problems = await self._services.vault.check_storage()
         return StorageReport(version, problems, await self._services.vault.read(unit))
 
-    async def view_consent(self, session_id: str) -> ConsentView:
-        """What the consent page shows."""
-        return await self._consents.view(session_id)
+    async def complete_consent(self, call: Call, session_uri: str, user: User) -> ConsentStatus:
+        """Finish a consent that came back to the workload's own app.
 
-    async def begin_consent(self, session_id: str, *, allow_other_account: bool) -> ConsentBegun:
+        Args:
+            call: The workload that asked for it.
+            session_uri: The completion URI that the browser brought; the session URI of the link completes nothing.
+            user: The app's user, verified by the edge, or named by an id.
+
+        Raises:
+            ConsentNotFound: If there is no such completion URI, or it is another workload's.
+            ConsentMismatch: If it is another user's; the consent has failed by that.
+            IdentityError: Any other designed failure; the trail has it.
+        """
+        return await audited(self._services.vault, call, lambda: self._completion.complete(call, session_uri, user))
+
+    async def view_consent(self, session_id: str, browser: BrowserSession | None = None) -> ConsentView | SignInView:
+        """What the consent page shows to this browser."""
+        return await self._consents.view(session_id, browser)
+
+    async def begin_consent(
+        self, session_id: str, *, allow_other_account: bool, browser: BrowserSession | None = None
+    ) -> ConsentBegun:
         """The button on the consent page was pressed."""
-        return await self._consents.begin(session_id, allow_other_account=allow_other_account)
+        return await self._consents.begin(session_id, allow_other_account=allow_other_account, browser=browser)
 
     async def receive_callback(
-        self, provider_id: str, parameters: Sequence[tuple[str, str]], browser_secrets: Mapping[str, str]
-    ) -> str:
-        """The vendor sent a browser back; the session's id, whose page tells the outcome."""
-        return await self._consents.receive(provider_id, parameters, browser_secrets)
+        self,
+        provider_id: str,
+        parameters: Sequence[tuple[str, str]],
+        browser_secrets: Mapping[str, str],
+        browser: BrowserSession | None = None,
+    ) -> Returned:
+        """The vendor sent a browser back; where it goes now."""
+        return await self._callbacks.receive(provider_id, parameters, browser_secrets, browser)
 
     async def has_open_consents(self) -> bool:
         """Whether anybody may still come to the consent page; ends what nobody will finish."""
         vault, now = self._services.vault, self._services.clock.monotonic()
         if now - self._swept_at >= _SWEEP_SECONDS:
-            self._swept_at = now
-            if await vault.read(lambda records: records.has_unfinished_sessions()):
-                await vault.run(lambda records: records.sweep_sessions())
+            await self.sweep()
         return await vault.read(lambda records: records.has_open_sessions())
+
+    async def sweep(self) -> int:
+        """End what nobody will finish: consents that ran out or are stuck, and sign-ins. A server calls it periodically.
+
+        Returns:
+            How many consents were ended.
+        """
+        vault = self._services.vault
+        self._swept_at = self._services.clock.monotonic()
+        if await vault.read(lambda records: records.has_late_logins()):
+            await vault.run(lambda records: records.sweep_logins())
+        ended = 0
+        if await vault.read(lambda records: records.has_unfinished_sessions()):
+            while swept := await vault.run(lambda records: records.sweep_sessions()):
+                ended += swept
+        return ended
 
     def page_key(self) -> bytes:
         """The key of the consent page's form tokens."""
@@ -208,6 +303,7 @@ class Broker:
         provider = await self.directory.find(call.principal.tenant, request.provider)
         if provider is None:
             raise unknown_provider()
+        require_access(call.principal, call.action, provider, frozenset())
         return make_plan(call.principal, provider, request)
 
     async def _token_or_link(self, call: Call, plan: Plan) -> TokenReleased | ConsentRequired:

@@ -21,7 +21,7 @@ from mcp_identity.broker.sessions import redirect_uri
 from mcp_identity.broker.vendor import find_client, revoke_at_vendor
 from mcp_identity.domain.clock import random_token
 from mcp_identity.domain.credentials import Flow, Grant, GrantState, Secret
-from mcp_identity.domain.errors import AccessDenied, Conflict, InvalidRequest
+from mcp_identity.domain.errors import AccessDenied, Conflict, InvalidRequest, NotFound
 from mcp_identity.domain.identity import DEFAULT_TENANT, NAME_RULE, Principal, User, WorkloadIdentity, is_name
 from mcp_identity.domain.provider import (
     CredentialProvider,
@@ -115,6 +115,7 @@ class Directory:
             records.insert_provider(provider, spec.secret)
             records.append_audit(event)
 
+        await self._services.vault.ensure_tenant(provider.tenant)
         await self._services.vault.run(unit, event)
         return provider
 
@@ -210,33 +211,43 @@ class Directory:
         """
         return await self._services.vault.read(lambda records: records.open_provider_secret(provider) is not None)
 
-    def operator(self, user: User) -> Principal:
+    def operator(self, user: User, tenant: str = DEFAULT_TENANT) -> Principal:
         """The operator of this machine, who is no agent: nothing is registered, and the trail says ``operator``."""
-        return Principal(WorkloadIdentity("", DEFAULT_TENANT, "operator"), user, "cli", verified=False)
+        return Principal(WorkloadIdentity("", tenant, "operator"), user, "cli", verified=False)
 
     async def workloads(self, tenant: str) -> tuple[WorkloadIdentity, ...]:
         """The workloads that have been seen."""
         return tuple(await self._services.vault.read(lambda records: records.list_workloads(tenant)))
 
-    async def local_principal(self, workload: str, user: User, edge: str) -> Principal:
-        """The principal of a process on this machine; workload and user are registered at first sight.
+    async def local_principal(self, workload: str, user: User, edge: str, tenant: str = DEFAULT_TENANT) -> Principal:
+        """The principal of a process on this machine; the user is registered at first sight, and the workload, too.
+
+        Only in the local tenant, where the workload is a label: in any other one an operator registers it first, since others
+        may be relying on what it means there.
 
         Args:
             workload: A label that the client chose; separates cooperating clients, and is no boundary.
             user: The operating system's user.
             edge: ``stdio`` or ``cli``.
+            tenant: Whose workload is meant.
 
         Raises:
             InvalidRequest: If the label is no name.
+            NotFound: If another tenant than the local one has no such workload.
             AccessDenied: If the workload is disabled.
         """
         if not is_name(workload):
             raise InvalidRequest(f"the workload {workload[:64]!r} is no name: {NAME_RULE}")
 
         def unit(records: Records) -> WorkloadIdentity:
-            records.register_user(DEFAULT_TENANT, user)
-            found = records.find_workload(DEFAULT_TENANT, workload)
-            return found or records.register_workload(DEFAULT_TENANT, workload, edge)
+            found = records.find_workload(tenant, workload)
+            if found is None and tenant != DEFAULT_TENANT:
+                raise NotFound(
+                    "the tenant has no workload of this name; register it first: "
+                    f"mcp-identity --tenant {tenant} workloads create NAME"
+                )
+            records.register_user(tenant, user)
+            return found or records.register_workload(tenant, workload, edge)
 
         identity = await self._services.vault.run(unit)
         if identity.disabled:

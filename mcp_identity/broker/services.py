@@ -7,6 +7,7 @@ from typing import Protocol
 
 from mcp_identity.broker.tasks import OwnedTasks
 from mcp_identity.domain.clock import Clock, Entropy
+from mcp_identity.domain.consent import Binding
 from mcp_identity.domain.provider import Release
 from mcp_identity.transport import Transport
 from mcp_identity.vault.vault import Vault
@@ -32,6 +33,11 @@ class ConsentFront(Protocol):
         """Whether the pages are on this machine alone."""
         ...
 
+    @property
+    def binding(self) -> Binding:
+        """How browsers prove themselves there: `LOCAL` on a single user's machine, else `LOGIN`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -41,11 +47,13 @@ class Limits:
         pending_consents: Open consents of one principal.
         links_per_minute: New links of one principal for one provider.
         concurrent_waits: Calls of one principal that wait for a consent.
+        total_consents: Open consents of the whole vault.
     """
 
     pending_consents: int = 20
     links_per_minute: int = 5
     concurrent_waits: int = 4
+    total_consents: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +68,5 @@ class Services:
     front: ConsentFront
     default_release: Release
     limits: Limits
+    public_url: str = ""
+    """Where callers reach this server over HTTP, without a slash at the end; empty where that is not known."""

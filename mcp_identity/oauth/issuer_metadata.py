@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 from mcp_identity.domain.errors import UpstreamBadResponse, UrlRefused, clean_text
 from mcp_identity.domain.http import HttpRequest, HttpResponse
+from mcp_identity.domain.issuer import fill
 from mcp_identity.oauth.answers import Fields, check_status, parse_object
 from mcp_identity.oauth.discovery import MAXIMUM_METADATA_BYTES
-from mcp_identity.oauth.jws import MAXIMUM_JWKS_BYTES, MAXIMUM_KEYS
+from mcp_identity.oauth.jws import process_key_set_response
 from mcp_identity.oauth.urls import check_url
 
 _WELL_KNOWN = "/.well-known/"
@@ -51,11 +52,6 @@ class IssuerMetadata:
 def is_template(issuer: str) -> bool:
     """Whether an issuer holds a placeholder, e.g. ``{tid}``."""
     return _PLACEHOLDER.search(issuer) is not None
-
-
-def fill_template(issuer: str, value: str) -> str:
-    """An issuer with its placeholders filled in."""
-    return _PLACEHOLDER.sub(lambda _: value, issuer)
 
 
 def metadata_url(given: str, *, allow_http_loopback: bool) -> str:
@@ -103,7 +99,7 @@ def process_metadata_response(response: HttpResponse, *, url: str, allow_http_lo
             raise UpstreamBadResponse(f"the metadata document's {name} is not a string")
         return check_url(value, allow_http_loopback=allow_http_loopback)
 
-    check_url(fill_template(issuer, "x"), allow_http_loopback=allow_http_loopback)
+    check_url(fill(issuer, "x"), allow_http_loopback=allow_http_loopback)
     jwks_url = endpoint("jwks_uri")
     if not jwks_url:
         raise UpstreamBadResponse("the metadata document names no jwks_uri, so its tokens cannot be verified")
@@ -112,23 +108,15 @@ def process_metadata_response(response: HttpResponse, *, url: str, allow_http_lo
     )
 
 
-def issuer_keys_request(jwks_url: str) -> HttpRequest:
-    """Ask for an issuer's keys."""
-    headers = {"Accept": "application/json, application/jwk-set+json", "Accept-Encoding": "identity"}
-    return HttpRequest("GET", jwks_url, headers, maximum_bytes=MAXIMUM_JWKS_BYTES)
-
-
 def require_issuer_keys(response: HttpResponse) -> None:
     """Check that there are keys at all; each is judged when a token names it.
 
     Raises:
         UpstreamUnavailable: At 429 and 5xx.
-        UpstreamBadResponse: If it is no key set, an empty one, or one that is too large.
+        UpstreamBadResponse: If it is no key set, too large, or holds no key that we could use.
     """
-    check_status(response, accepted=(200,))
-    keys = parse_object(response).get("keys")
-    if not isinstance(keys, list) or not keys or len(keys) > MAXIMUM_KEYS:
-        raise UpstreamBadResponse("the issuer's jwks_uri does not lead to a usable key set")
+    if not process_key_set_response(response):
+        raise UpstreamBadResponse("the issuer's jwks_uri leads to no key that its tokens could be verified with")
 
 
 def _addresses(issuer: str) -> tuple[str, ...]:
@@ -138,7 +126,9 @@ def _addresses(issuer: str) -> tuple[str, ...]:
         return ()
     base, path = issuer.removesuffix("/"), parts.path.rstrip("/")
     origin = f"{parts.scheme}://{parts.netloc}"
-    return tuple(address for suffix in _SUFFIXES for address in (f"{base}{_WELL_KNOWN}{suffix}", f"{origin}{_WELL_KNOWN}{suffix}{path}"))
+    return tuple(
+        address for suffix in _SUFFIXES for address in (f"{base}{_WELL_KNOWN}{suffix}", f"{origin}{_WELL_KNOWN}{suffix}{path}")
+    )
 
 
 def _fits(address: str, url: str) -> bool:

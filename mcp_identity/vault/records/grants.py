@@ -92,6 +92,11 @@ class GrantRecords(RecordsBase):
         query = select(_GRANTS).where(_GRANTS.c.tenant_id == tenant, _GRANTS.c.user_key == user_key)
         return self._readable(self.connection.execute(query.order_by(_GRANTS.c.created_at)).mappings().all())
 
+    def list_workload_grants(self, tenant: str, workload_id: str) -> GrantList:
+        """All grants of one workload, for whomever; for its removal."""
+        query = select(_GRANTS).where(_GRANTS.c.tenant_id == tenant, _GRANTS.c.workload_id == workload_id)
+        return self._readable(self.connection.execute(query).mappings().all())
+
     def insert_pending(self, key: GrantKey) -> Grant:
         """Make the row before the first request, so that the lease exists before the token."""
         now, grant_id = micros(self.now), self.new_id()
