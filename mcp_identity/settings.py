@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import ConfigurationError, clean_text
@@ -24,6 +26,10 @@ from mcp_identity.domain.provider import Release
 PREFIX = "MCP_IDENTITY_"
 CALLBACK_PORT = 8976
 _SECRET_LIMIT = 16_384
+Names = Annotated[tuple[str, ...], NoDecode]
+"""Several values: a list in the file; with commas or spaces between them in the environment."""
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 def default_home() -> Path:
@@ -45,6 +51,27 @@ class Settings(BaseSettings):
         pending_consents: Open consents of one principal.
         links_per_minute: New consent links of one principal for one provider.
         concurrent_waits: Calls of one principal that wait for a consent.
+        public_url: Where callers and browsers reach this server, ``https://host[:port]``; needed beyond loopback.
+        allowed_hosts: Further values of the Host header; the public URL's, and on loopback the address bound, always are.
+        allowed_origins: Further values of the Origin header.
+        trusted_proxies: Addresses or networks whose X-Forwarded-For is believed, and who may speak plain HTTP to us.
+        tls_cert: The certificate chain, PEM; with `tls_key` this server speaks TLS itself.
+        tls_key: Its private key, PEM.
+        calls_per_second: Tool calls of one principal, in this process.
+        requests_per_second: HTTP requests of one principal, in this process.
+        concurrent_requests: HTTP requests that are answered at once, of everybody.
+        concurrent_requests_per_principal: The same of one principal.
+        streams_per_principal: Open event streams of one principal.
+        sessions: MCP sessions of everybody, for clients of protocol versions that have them.
+        sessions_per_principal: The same of one principal.
+        session_idle_seconds: After so long without a request a session ends.
+        stream_check_seconds: How often the credential that opened a stream is looked at again.
+        failed_authentications_per_minute: Bearers from one address, or of one value, that may prove nothing.
+        connections: Open connections of everybody.
+        request_seconds: How long a whole request may take to come.
+        write_seconds: How long a peer may read nothing of an answer.
+        header_bytes: The most of a request's header.
+        body_bytes: The most of a request's body.
         log_level: The least level that is logged.
         log_format: ``human`` or ``json``.
     """
@@ -63,6 +90,27 @@ class Settings(BaseSettings):
     pending_consents: int = Field(default=20, ge=1, le=1000)
     links_per_minute: int = Field(default=5, ge=1, le=1000)
     concurrent_waits: int = Field(default=4, ge=1, le=1000)
+    public_url: str = ""
+    allowed_hosts: Names = ()
+    allowed_origins: Names = ()
+    trusted_proxies: Names = ()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    calls_per_second: Count = 50
+    requests_per_second: Count = 200
+    concurrent_requests: Count = 256
+    concurrent_requests_per_principal: Count = 64
+    streams_per_principal: Count = 32
+    sessions: Count = 10_000
+    sessions_per_principal: Count = 200
+    session_idle_seconds: Seconds = 1800
+    stream_check_seconds: Seconds = 60
+    failed_authentications_per_minute: Count = 60
+    connections: Count = 1000
+    request_seconds: Seconds = 10
+    write_seconds: Seconds = 30
+    header_bytes: int = Field(default=16 * 1024, ge=1024, le=1024 * 1024)
+    body_bytes: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
     log_format: Literal["human", "json"] = "human"
 
@@ -70,6 +118,32 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, home: Path) -> Path:
         return home.expanduser().absolute()
+
+    @field_validator("allowed_hosts", "allowed_origins", "trusted_proxies", mode="before")
+    @classmethod
+    def _several(cls, given: object) -> object:
+        return tuple(given.replace(",", " ").split()) if isinstance(given, str) else given
+
+    @field_validator("public_url")
+    @classmethod
+    def _origin(cls, url: str) -> str:
+        """Scheme, host and port: everything that we give out is made of it, so nothing else may be in it."""
+        if not url:
+            return url
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port is not None else ""
+        host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname
+        origin = f"{parts.scheme}://{host}{port}"
+        if parts.scheme not in ("http", "https") or not parts.hostname or url.lower().removesuffix("/") != origin:
+            raise ValueError("it is https://host or https://host:port, without a path")
+        return origin.removesuffix({"https": ":443", "http": ":80"}[parts.scheme])
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for each in given:
+            ip_network(each)
+        return given
 
     @field_validator("log_level", mode="before")
     @classmethod

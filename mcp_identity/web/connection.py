@@ -1,57 +1,91 @@
 """Which connections are kept, before anything is known of a request?
 
-uvicorn's own protocol with two rules more, so that nobody can use up the connections of the port by holding them: another
-user's is closed as it is made, and every other one must bring a whole request soon. Knows no page. Trusts the socket for
-the peer's address.
+uvicorn's own protocol with three rules more, so that nobody can use up the connections of the port by holding them: another
+user's is closed as it is made, every other one must bring a whole request soon, and must go on reading its answer. Knows no
+page. Trusts the socket for the peer's address.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 if TYPE_CHECKING:
+    from asyncio import TimerHandle
+
     from mcp_identity.web.guard import CheckPeer
 
 REQUEST_SECONDS = 5.0
 """Enough for any request of ours over loopback, and no longer than uvicorn keeps a connection that rests."""
+WRITE_SECONDS = 30.0
 
 
-def guarded(check_peer: CheckPeer | None, request_seconds: float) -> type[H11Protocol]:
+def guarded(check_peer: CheckPeer | None, request_seconds: float, write_seconds: float = WRITE_SECONDS) -> type[H11Protocol]:
     """Make the protocol class that uvicorn speaks on every connection.
 
     Args:
         check_peer: Says whose connections are kept; None for everybody's.
         request_seconds: How long a complete request may take to come, from the connection or the last answer on.
+        write_seconds: How long the peer may read nothing while an answer waits for it.
     """
 
-    class Guarded(H11Protocol):
-        """One connection."""
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._expect_request()
-            client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-            if check_peer and client and server and not check_peer(client[0], client[1], server[0], server[1]):
-                self.connections.discard(self)  # it counts no longer, not even until the loop has closed it
-                transport.abort()
-
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            self._deadline.cancel()
-            self._expect_request()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._deadline.cancel()
-            super().connection_lost(exc)
-
-        def _expect_request(self) -> None:
-            self._deadline = self.loop.call_later(request_seconds, self._end_waiting)
-
-        def _end_waiting(self) -> None:
-            """Hang up, unless a request is there and being answered."""
-            if not self.cycle or self.cycle.response_complete or self.cycle.more_body:
-                self.transport.abort()
+    class Guarded(_Guarded):
+        rules = _Rules(check_peer, request_seconds, write_seconds)
 
     return Guarded
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    check_peer: CheckPeer | None
+    request_seconds: float
+    write_seconds: float
+
+
+class _Guarded(H11Protocol):
+    """One connection."""
+
+    rules: _Rules
+    _stuck: TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._expect_request()
+        check_peer = self.rules.check_peer
+        client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        if check_peer and client and server and not check_peer(client[0], client[1], server[0], server[1]):
+            self.connections.discard(self)  # it counts no longer, not even until the loop has closed it
+            transport.abort()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._deadline.cancel()
+        self._expect_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deadline.cancel()
+        self._read_again()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stuck = self.loop.call_later(self.rules.write_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read_again()
+
+    def _read_again(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
+
+    def _expect_request(self) -> None:
+        self._deadline = self.loop.call_later(self.rules.request_seconds, self._end_waiting)
+
+    def _end_waiting(self) -> None:
+        """Hang up, unless a request is there and being answered."""
+        if not self.cycle or self.cycle.response_complete or self.cycle.more_body:
+            self.transport.abort()

@@ -1,4 +1,4 @@
-"""How is an ASGI application served on a loopback port inside this process, without a trace of its own?
+"""How is an ASGI application served on a port inside this process, without a trace of its own?
 
 Claims the port, and runs uvicorn on it until told to stop. Knows no consent. Imports uvicorn, so it is itself imported on
 first use. Trusts the kernel: the bind is the lock between processes.
@@ -9,23 +9,45 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import ssl
 import sys
 from collections.abc import AsyncGenerator, Generator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
 import uvicorn
 
-from mcp_identity.web.connection import REQUEST_SECONDS, guarded
+from mcp_identity.web.connection import REQUEST_SECONDS, WRITE_SECONDS, guarded
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from mcp_identity.web.guard import CheckPeer
 
-_GRACE_SECONDS = 5
-_CONNECTIONS = 64
-_HEADER_BYTES = 64 * 1024
+_BACKLOG = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How much a port takes.
+
+    Attributes:
+        connections: Open at once.
+        header_bytes: The most of a request's header.
+        request_seconds: How long a connection may go without a complete request.
+        write_seconds: How long a peer may read nothing of an answer.
+        grace_seconds: How long answers under way may take at the end.
+    """
+
+    connections: int = 64
+    header_bytes: int = 64 * 1024
+    request_seconds: float = REQUEST_SECONDS
+    write_seconds: float = WRITE_SECONDS
+    grace_seconds: int = 5
+
+
+LOOPBACK_PAGES = Capacity()
 
 
 def claim(port: int) -> list[socket.socket] | None:
@@ -63,11 +85,42 @@ def _listen(family: socket.AddressFamily, host: str, port: int) -> socket.socket
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind((host, port))
-        listener.listen(_CONNECTIONS)
+        listener.listen(_BACKLOG)
     except OSError:
         listener.close()
         raise
     return listener
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Bind and listen on every address of a host, on one port, alone.
+
+    Args:
+        host: An address or a name.
+        port: The port, or 0 for a free one.
+
+    Raises:
+        OSError: If that cannot be had.
+    """
+    bound: list[socket.socket] = []
+    try:
+        for family, address in addresses(host):
+            bound.append(_listen(family, address, bound[0].getsockname()[1] if bound else port))
+    except OSError:
+        for listener in bound:
+            listener.close()
+        raise
+    return bound
+
+
+def addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
+    """The addresses of a host, each once.
+
+    Raises:
+        OSError: If it has none.
+    """
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
 
 
 @contextlib.asynccontextmanager
@@ -76,7 +129,9 @@ async def serving(
     sockets: list[socket.socket],
     *,
     check_peer: CheckPeer | None = None,
-    request_seconds: float = REQUEST_SECONDS,
+    capacity: Capacity = LOOPBACK_PAGES,
+    tls: ssl.SSLContext | None = None,
+    lifespan: bool = False,
 ) -> AsyncGenerator[None]:
     """Serve `app` while the context is open; on the way out let answers under way end, for some seconds.
 
@@ -84,23 +139,26 @@ async def serving(
         app: The application.
         sockets: Listening sockets; closed afterwards.
         check_peer: Says whose connections are kept at all; None for everybody's.
-        request_seconds: How long a connection may go without a complete request.
+        capacity: How much the port takes.
+        tls: Speaks TLS, where it is there.
+        lifespan: Whether the application opens and closes something; a failure to open ends as `SystemExit`.
     """
     server = _Server(
         uvicorn.Config(
             app,
-            http=guarded(check_peer, request_seconds),  # h11: it alone bounds the header
+            http=guarded(check_peer, capacity.request_seconds, capacity.write_seconds),  # h11: it alone bounds the header
             ws="none",
-            lifespan="off",
+            lifespan="on" if lifespan else "off",
             log_config=None,
             log_level="warning",  # below it, uvicorn's loggers name the request's query
             access_log=False,
             server_header=False,
             proxy_headers=False,  # the peer's address is the socket's, whatever a header says
-            limit_concurrency=_CONNECTIONS,
-            backlog=_CONNECTIONS,  # also how many the loop accepts in one turn, before any is looked at
-            h11_max_incomplete_event_size=_HEADER_BYTES,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
+            limit_concurrency=capacity.connections,
+            backlog=_BACKLOG,  # also how many the loop accepts in one turn, before any is looked at
+            h11_max_incomplete_event_size=capacity.header_bytes,
+            timeout_graceful_shutdown=capacity.grace_seconds,
+            ssl_context_factory=(lambda _config, _default: tls) if tls else None,
         )
     )
     try:

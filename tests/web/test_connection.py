@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_identity.web.guard import CheckPeer
-from mcp_identity.web.serving import claim, serving
+from mcp_identity.web.serving import Capacity, claim, serving
 
 SOON = 0.05
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -33,7 +33,7 @@ async def served(app: ASGIApp = answering, check_peer: CheckPeer | None = None, 
     sockets = claim(0)
     assert sockets is not None
     with anyio.fail_after(10):
-        async with serving(app, sockets, check_peer=check_peer, request_seconds=seconds):
+        async with serving(app, sockets, check_peer=check_peer, capacity=Capacity(request_seconds=seconds)):
             yield sockets[0].getsockname()[1]
 
 

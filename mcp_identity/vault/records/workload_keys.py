@@ -69,6 +69,10 @@ class WorkloadKeyRecords(AuthenticatedRows):
         row = self.connection.execute(select(_KEYS).where(_KEYS.c.key_hash == key_hash)).mappings().first()
         return self._workload_key(row) if row else None
 
+    def has_workload_keys(self) -> bool:
+        """Whether any key of any tenant is active; a look, not a proof."""
+        return self.connection.execute(select(_KEYS.c.id).where(_KEYS.c.state == ACTIVE).limit(1)).first() is not None
+
     def list_workload_keys(self, tenant: str, workload_id: str) -> tuple[StoredWorkloadKey, ...]:
         """The keys of a workload, oldest first."""
         query = select(_KEYS).where(_KEYS.c.tenant_id == tenant, _KEYS.c.workload_id == workload_id)

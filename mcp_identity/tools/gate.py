@@ -1,0 +1,272 @@
+"""Who may come in over HTTP? Nobody without a bearer that proves who it is, verified with every single request.
+
+One ASGI gate in front of each resource. What it learns goes to two places: a context variable, from which `caller.py` makes
+the principal of a call, and the request's user, to which the SDK binds its sessions, so that a session id is worth nothing
+to anybody else. The bearer itself goes no further. It is read from the Authorization header and from nowhere else; which
+workload of several it speaks for, where those share their tokens, is chosen by the header `Mcp-Identity-Workload`.
+
+Trusts the door in front of it for the peer's address, and the authenticator for everything about bearers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import anyio
+from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from mcp.shared.inbound import decode_header_value
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from starlette.authentication import AuthCredentials
+from starlette.datastructures import Headers
+
+from mcp_identity.domain.credentials import Secret
+from mcp_identity.domain.errors import CallerError, IdentityError, RateLimited, StorageError, Unauthenticated
+from mcp_identity.domain.identity import Principal
+from mcp_identity.tools import challenges
+from mcp_identity.tools.caller import Arrived, Authenticator, arriving
+from mcp_identity.tools.limits import MOST_COUNTED, Limits, caller_of
+from mcp_identity.tools.metadata import SCOPES, metadata_url
+from mcp_identity.tools.scopes import SCOPE_OF, is_allowed, scopes_needed
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from mcp_identity.domain.clock import Clock
+    from mcp_identity.tools.streams import Streams
+
+BEARER_BYTES = 16 * 1024
+WORKLOAD_HEADER = "mcp-identity-workload"
+SESSION_HEADER = "mcp-session-id"
+_BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
+_SCHEME = re.compile(r"bearer( .*)?", re.IGNORECASE)
+_ANYBODY = ("", "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Bearer:
+    secret: Secret
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """What all gates of a server share.
+
+    Attributes:
+        authenticator: Verifies bearers; None for a server that asks nobody.
+        limits: What is counted.
+        base_url: Scheme, host and port of this server, for the addresses in challenges.
+        clock: For the end of credentials.
+        check_seconds: How often the credential of an open stream is looked at again.
+        is_ending: Whether nothing new is begun any more.
+    """
+
+    authenticator: Authenticator | None
+    limits: Limits
+    base_url: str
+    clock: Clock
+    check_seconds: float
+    is_ending: Callable[[], bool]
+    known: OrderedDict[bytes, None] = field(default_factory=OrderedDict[bytes, None])
+    """Digests of bearers that were good lately: a bad neighbour at the same address does not lock them out."""
+
+
+class Gate:
+    """The gate of one resource."""
+
+    def __init__(self, app: ASGIApp, post: Post, streams: Streams, *, edge: str, resource: str) -> None:
+        """Guard an application.
+
+        Args:
+            app: What is behind.
+            post: What all gates share.
+            streams: Keeps the streams that are opened here.
+            edge: ``http`` or ``sse``, for the trail.
+            resource: The path of the resource that tokens are for, as its metadata names it.
+        """
+        self._app = AuthContextMiddleware(app)
+        self._post = post
+        self._streams = streams
+        self._edge = edge
+        self._metadata_url = metadata_url(post.base_url, resource)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let one request in, or say why not."""
+        headers = Headers(scope=scope)
+        if self._post.is_ending():
+            await challenges.say(challenges.ending(), send)
+            return
+        if self._post.authenticator is None:
+            await self._serve(scope, receive, send, headers, None, anyio.sleep_forever)
+            return
+        came = self._read_bearer(headers)
+        if not isinstance(came, _Bearer):
+            await challenges.say(came, send)
+            return
+        arrived = await self._authenticate(self._post.authenticator, came, headers, _source(scope))
+        if not isinstance(arrived, Principal):
+            await challenges.say(arrived, send)
+            return
+
+        async def expire() -> None:
+            await self._until_expired(came.secret, headers, arrived)
+
+        await self._serve(scope, receive, send, headers, arrived, expire)
+
+    def _read_bearer(self, headers: Headers) -> _Bearer | Response:
+        """The bearer of a request, or the answer to one that brings none."""
+        given = headers.getlist("authorization")
+        if len(given) > 1:
+            return challenges.malformed("one Authorization header, and no more")
+        if not given or _SCHEME.fullmatch(given[0]) is None:
+            return challenges.unauthenticated(self._metadata_url, SCOPES, None)
+        found = _BEARER.fullmatch(given[0])
+        if found is None or len(found[1]) > BEARER_BYTES:
+            return challenges.unauthenticated(self._metadata_url, SCOPES, Unauthenticated(challenges.REFUSED))
+        return _Bearer(Secret(found[1]), sha256(found[1].encode()).digest())
+
+    async def _authenticate(
+        self, authenticator: Authenticator, bearer: _Bearer, headers: Headers, source: str
+    ) -> Principal | Response:
+        """Whom the bearer proves, or the answer to one that proves nobody."""
+        limits, digest = self._post.limits, bearer.digest
+        tried = (("bearer", digest),) if digest in self._post.known else (("bearer", digest), ("source", source))
+        if any(limits.failures.is_empty(key) for key in tried):
+            limits.refused(RateLimited.code, None, source)
+            return challenges.too_many(60)
+        try:
+            principal = await authenticator.authenticate(
+                bearer.secret, edge=self._edge, workload_hint=headers.get(WORKLOAD_HEADER, "")
+            )
+        except CallerError as error:
+            limits.refused(error.code, None, source)
+            self._post.known.pop(digest, None)
+            for key in (("bearer", digest), ("source", source)):
+                limits.failures.take(key)
+            return challenges.unauthenticated(self._metadata_url, SCOPES, error)
+        except RateLimited as error:
+            limits.refused(error.code, None, source)
+            return challenges.too_many(error.retry_after_seconds or 1)
+        except StorageError as error:
+            return challenges.storage(error)
+        self._remember(digest)
+        wait = limits.requests.take(caller_of(principal))
+        if wait:
+            limits.refused(RateLimited.code, principal, "")
+            return challenges.too_many(wait)
+        return self._step_up(headers, principal) or principal
+
+    def _remember(self, digest: bytes) -> None:
+        known = self._post.known
+        known[digest] = None
+        known.move_to_end(digest)
+        if len(known) > MOST_COUNTED:
+            known.popitem(last=False)
+
+    def _step_up(self, headers: Headers, principal: Principal) -> Response | None:
+        """403 where the token lacks the scope of what the request's headers name; the SDK refuses headers that lie.
+
+        In versions without these headers the tool itself refuses.
+        """
+        name = decode_header_value(headers.get("mcp-name")) if is_stateless(headers) else None
+        if name is None or name not in SCOPE_OF or is_allowed(principal, name):
+            return None
+        self._post.limits.refused(challenges.INSUFFICIENT_SCOPE, principal, "")
+        return challenges.insufficient_scope(self._metadata_url, scopes_needed(principal, name))
+
+    async def _until_expired(self, bearer: Secret, headers: Headers, principal: Principal) -> None:
+        """Return when a bearer has ended: by its own time, or because it proves nobody, or somebody else, any more."""
+        post = self._post
+        while post.authenticator is not None:
+            left = (principal.expires_at - post.clock.now()).total_seconds() if principal.expires_at else post.check_seconds
+            if left <= 0:
+                return
+            await anyio.sleep(min(left, post.check_seconds))
+            try:
+                again = await post.authenticator.authenticate(
+                    bearer, edge=self._edge, workload_hint=headers.get(WORKLOAD_HEADER, "")
+                )
+            except CallerError:
+                return
+            except IdentityError:
+                continue  # it cannot be known now
+            if caller_of(again) != caller_of(principal):
+                return
+
+    async def _serve(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        headers: Headers,
+        principal: Principal | None,
+        expire: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Serve a request of a caller who may come in."""
+        limits, key = self._post.limits, caller_of(principal) if principal else _ANYBODY
+        session = headers.get(SESSION_HEADER, "")
+        opens = self._edge == "http" and scope["method"] == "POST" and not session and not is_stateless(headers)
+        streams = scope["method"] == "GET" or (is_stateless(headers) and headers.get("mcp-method") == "subscriptions/listen")
+        with (limits.streams if streams else limits.answering).hold(key) as has_room:
+            if not has_room or (opens and not limits.sessions.has_room(key)):
+                limits.refused(RateLimited.code, principal, _source(scope))
+                await challenges.say(challenges.too_many(1), send)
+                return
+
+            async def send_noting(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    self._note_session(key, scope["method"], session, message)
+                await send(message)
+
+            with arriving(Arrived(self._edge, principal)):
+                inside = _inside(scope, principal)
+                if streams:
+                    await self._streams.serve(self._app, inside, receive, send_noting, expire)
+                else:
+                    await self._app(inside, receive, send_noting)
+
+    def _note_session(self, key: tuple[str, str, str], method: str, session: str, answer: Message) -> None:
+        """Keep count of a caller's sessions, by what the SDK answers."""
+        sessions, status = self._post.limits.sessions, answer["status"]
+        if session and (status == 404 or method == "DELETE"):  # noqa: PLR2004 - HTTP's own: there is no such session
+            sessions.forget(key, session)
+        elif status < 400:  # noqa: PLR2004 - below are HTTP's successes
+            begun = Headers(raw=list(answer.get("headers", ()))).get(SESSION_HEADER, "")
+            if session or begun:
+                sessions.note(key, session or begun)
+
+
+def is_stateless(headers: Headers) -> bool:
+    """Whether a request is of a protocol version without sessions, as the SDK tells them apart."""
+    version = headers.get("mcp-protocol-version")
+    return version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS
+
+
+def _source(scope: Scope) -> str:
+    """Where a request came from, as the door has found it."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _inside(scope: Scope, principal: Principal | None) -> Scope:
+    """The request as those behind see it: with its principal, to which the SDK binds sessions, and without the bearer."""
+    if principal is None:
+        access = AccessToken(token="", client_id="loopback", scopes=[])
+    else:
+        access = AccessToken(
+            token="",
+            client_id=f"{principal.tenant}/{principal.workload.id}",
+            scopes=sorted(principal.tool_scopes or ()),
+            subject=principal.user_key or None,
+            claims={"iss": principal.tenant},
+        )
+    headers = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
+    return {**scope, "headers": headers, "user": AuthenticatedUser(access), "auth": AuthCredentials(access.scopes)}

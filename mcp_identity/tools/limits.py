@@ -1,0 +1,179 @@
+"""How much may one caller ask of this process?
+
+Counters in memory, of one process and for nobody but it; what may be kept open in the vault has limits of its own. Every
+table is bounded, so that a limit is no way to fill the memory. Trusts the gate for who is counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Hashable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mcp_identity.domain.errors import RateLimited
+
+if TYPE_CHECKING:
+    from mcp_identity.domain.clock import Clock
+    from mcp_identity.domain.identity import Principal
+
+MOST_COUNTED = 10_000
+_MINUTE = 60.0
+
+
+def caller_of(principal: Principal) -> tuple[str, str, str]:
+    """Whose a count is: everything that tells one principal from another."""
+    return principal.tenant, principal.workload.id, principal.user_key
+
+
+class Buckets:
+    """So many a second for each key, and as many at once after a rest (a token bucket)."""
+
+    def __init__(self, clock: Clock, per_second: float, *, burst: float | None = None) -> None:
+        """All are full.
+
+        Args:
+            clock: Its monotonic time counts.
+            per_second: How fast a bucket fills.
+            burst: How much it holds; None for what comes in a second.
+        """
+        self._clock = clock
+        self._per_second = per_second
+        self._burst = burst or per_second
+        self._levels: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
+
+    def take(self, key: Hashable) -> float:
+        """Take one; 0 where there was one, else the seconds until there is."""
+        level = self._level(key)
+        if level >= 1:
+            self._put(key, level - 1)
+            return 0
+        return (1 - level) / self._per_second
+
+    def is_empty(self, key: Hashable) -> bool:
+        """Whether there is none to take."""
+        return self._level(key) < 1
+
+    def _level(self, key: Hashable) -> float:
+        level, at = self._levels.get(key, (self._burst, 0.0))
+        return min(self._burst, level + (self._clock.monotonic() - at) * self._per_second)
+
+    def _put(self, key: Hashable, level: float) -> None:
+        self._levels[key] = level, self._clock.monotonic()
+        self._levels.move_to_end(key)
+        if len(self._levels) > MOST_COUNTED:
+            self._levels.popitem(last=False)
+
+
+class Room:
+    """So many at once, of everybody and of each."""
+
+    def __init__(self, total: int, each: int) -> None:
+        """Nobody is in.
+
+        Args:
+            total: Of everybody.
+            each: Of one key.
+        """
+        self._total = total
+        self._each = each
+        self._inside: dict[Hashable, int] = {}
+        self._count = 0
+
+    @contextmanager
+    def hold(self, key: Hashable) -> Generator[bool]:
+        """Take a place while the block lasts; False where there is none, and then nothing is held."""
+        held = self._inside.get(key, 0)
+        if self._count >= self._total or held >= self._each:
+            yield False
+            return
+        self._inside[key] = held + 1
+        self._count += 1
+        try:
+            yield True
+        finally:
+            self._count -= 1
+            self._inside[key] -= 1
+            if not self._inside[key]:
+                del self._inside[key]
+
+
+class Sessions:
+    """How many MCP sessions each caller has, as far as they were seen to begin, be used, and end."""
+
+    def __init__(self, clock: Clock, each: int, idle_seconds: float) -> None:
+        """Nobody has one.
+
+        Args:
+            clock: Its monotonic time counts.
+            each: The most of one caller.
+            idle_seconds: After so long without a request the SDK has ended a session.
+        """
+        self._clock = clock
+        self._each = each
+        self._idle_seconds = idle_seconds
+        self._used: dict[Hashable, dict[str, float]] = {}
+
+    def has_room(self, key: Hashable) -> bool:
+        """Whether a caller may begin another one."""
+        now = self._clock.monotonic()
+        live = {name: at for name, at in self._used.get(key, {}).items() if now - at < self._idle_seconds}
+        if live:
+            self._used[key] = live
+        else:
+            self._used.pop(key, None)
+        return len(live) < self._each
+
+    def note(self, key: Hashable, session: str) -> None:
+        """A session of this caller began, or was used."""
+        self._used.setdefault(key, {})[session] = self._clock.monotonic()
+
+    def forget(self, key: Hashable, session: str) -> None:
+        """A session of this caller has ended."""
+        of_caller = self._used.get(key, {})
+        of_caller.pop(session, None)
+        if not of_caller:
+            self._used.pop(key, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the gate counts.
+
+    Attributes:
+        calls: Tool calls of a principal.
+        requests: HTTP requests of a principal.
+        failures: Bearers that proved nothing, by source address and by the bearer's digest.
+        answering: Requests that are being answered.
+        streams: Event streams that are open.
+        sessions: MCP sessions.
+        refused: Told of every refusal: why, of whom, from where.
+    """
+
+    calls: Buckets
+    requests: Buckets
+    failures: Buckets
+    answering: Room
+    streams: Room
+    sessions: Sessions
+    refused: Callable[[str, Principal | None, str], None]
+
+    def admit(self, principal: Principal) -> None:
+        """Let a tool call begin.
+
+        Raises:
+            RateLimited: If this principal calls too often; written down in aggregate, not each time.
+        """
+        wait = self.calls.take(caller_of(principal))
+        if wait:
+            self.refused(RateLimited.code, principal, "")
+            error = RateLimited("too many calls a second", retry_after_seconds=math.ceil(wait))
+            error.audited = True
+            raise error
+
+
+def per_minute(clock: Clock, count: int) -> Buckets:
+    """So many a minute, all at once if need be."""
+    return Buckets(clock, count / _MINUTE, burst=count)
