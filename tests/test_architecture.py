@@ -57,6 +57,7 @@ MAY_REVEAL = frozenset(
         "vault/kms/local.py",
         "vault/records/consents.py",  # into sealed cells
         "vault/records/issuers.py",
+        "vault/records/logins.py",  # the verifier, into its sealed cell
         "vault/records/providers.py",
         "vault/records/signing_keys.py",
         "vault/records/token_cell.py",
@@ -64,7 +65,10 @@ MAY_REVEAL = frozenset(
         "broker/exchange.py",  # the ID token, to be verified
         "broker/calls.py",  # into the upstream request
         "tools/results.py",  # the answer itself
-        "web/consent.py",  # the browser's cookie
+        "inbound/login.py",  # the ID token, to be verified
+        "web/consent.py",  # the browser's cookies
+        "web/browser_session.py",
+        "web/login.py",
         "cli/tokens.py",  # the answer itself, on a terminal
         "cli/workloads.py",  # a new key, on a terminal, once
         "settings.py",

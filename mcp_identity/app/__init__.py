@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
+from mcp_identity.domain.consent import Binding
+
 if TYPE_CHECKING:
     from mcp_identity.broker.broker import Broker
+    from mcp_identity.broker.services import ConsentFront
     from mcp_identity.broker.tasks import OwnedTasks
     from mcp_identity.domain.clock import Clock, Entropy
     from mcp_identity.domain.http import HttpRequest, HttpResponse
@@ -59,10 +62,11 @@ class LoopbackFront:
     """The consent pages of a single-user server, on this machine's own port."""
 
     is_loopback = True
+    binding = Binding.LOCAL
 
     def __init__(self, port: int) -> None:
         """Know the port; who serves it comes with `attach`."""
-        self._port = port
+        self.port = port
         self._listener: LoopbackListener | None = None
 
     def attach(self, listener: LoopbackListener) -> None:
@@ -77,7 +81,7 @@ class LoopbackFront:
 
     def base_url(self, loopback_host: str) -> str:
         """The origin of the pages."""
-        return f"http://{loopback_host}:{self._port}"
+        return f"http://{loopback_host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +101,25 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An opened vault and its broker, not yet running."""
+    """An opened vault and its broker, not yet running.
+
+    Attributes:
+        graph: What edges work with.
+        vault: Open.
+        transport: Sends all HTTP.
+        tasks: The owned work.
+        listener: Serves the consent pages on a loopback port; None where the HTTP server has them.
+        clock: The clock of them all.
+        entropy: The randomness of them all.
+    """
 
     graph: Graph
     vault: Vault
     transport: Transport
     tasks: OwnedTasks
-    listener: LoopbackListener
+    listener: LoopbackListener | None
+    clock: Clock
+    entropy: Entropy
 
     def close(self) -> None:
         """Let go of a vault that never ran."""
@@ -126,6 +142,7 @@ def prepare(
     clock: Clock | None = None,
     entropy: Entropy | None = None,
     transport: Transport | None = None,
+    front: ConsentFront | None = None,
 ) -> Prepared:
     """Open the vault and build the graph on it.
 
@@ -135,6 +152,7 @@ def prepare(
         clock: Another clock, in tests.
         entropy: Other randomness, in tests.
         transport: Another HTTP client, in tests.
+        front: Where the consent pages are; None for a loopback port of this process's own.
 
     Raises:
         ConfigurationError: If key and vault do not fit together.
@@ -145,31 +163,37 @@ def prepare(
     from mcp_identity.broker.tasks import OwnedTasks
     from mcp_identity.transport import Transport
     from mcp_identity.vault.vault import open_vault
-    from mcp_identity.web.listener import LoopbackListener
 
     clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
     vault = open_vault(vault_location(settings), clock, entropy, initialise=initialise)
     client, tasks = transport or Transport(), OwnedTasks()
-    front = LoopbackFront(settings.callback_port)
+    own_front = None if front else LoopbackFront(settings.callback_port)
     services = Services(
         vault=vault,
         transport=client,
         clock=clock,
         entropy=entropy,
         tasks=tasks,
-        front=front,
+        front=front or own_front or LoopbackFront(settings.callback_port),
         default_release=settings.default_release,
         limits=Limits(settings.pending_consents, settings.links_per_minute, settings.concurrent_waits),
     )
     broker = Broker(services)
+    listener = _listen(own_front, broker, client, clock, entropy) if own_front else None
+    graph = Graph(broker, settings.local_user(vault.id), settings)
+    return Prepared(graph, vault, client, tasks, listener, clock, entropy)
+
+
+def _listen(front: LoopbackFront, broker: Broker, client: Transport, clock: Clock, entropy: Entropy) -> LoopbackListener:
+    """Make the listener of the loopback pages, which takes the port when a consent is open."""
+    from mcp_identity.web.listener import LoopbackListener
 
     async def send(request: HttpRequest) -> HttpResponse:
         return await client.send(request, allow_http_loopback=True)
 
-    listener = LoopbackListener(broker, port=settings.callback_port, send=send, clock=clock, entropy=entropy)
+    listener = LoopbackListener(broker, port=front.port, send=send, clock=clock, entropy=entropy)
     front.attach(listener)
-    graph = Graph(broker, settings.local_user(vault.id), settings)
-    return Prepared(graph, vault, client, tasks, listener)
+    return listener
 
 
 @contextlib.asynccontextmanager
@@ -183,7 +207,8 @@ async def running(prepared: Prepared, grace_seconds: Callable[[], float] = lambd
     failure: Exception | None = None
     try:
         async with anyio.create_task_group() as group:
-            await group.start(prepared.listener.run)
+            if prepared.listener is not None:
+                await group.start(prepared.listener.run)
             async with prepared.tasks.running(grace_seconds):
                 try:
                     yield prepared.graph
@@ -206,6 +231,9 @@ async def open(settings: Settings, *, initialise: bool = False) -> AsyncGenerato
         ConfigurationError: If key and vault do not fit together.
         StorageError: If the vault cannot be opened.
     """
-    prepared = await anyio.to_thread.run_sync(lambda: prepare(settings, initialise=initialise))
+    from mcp_identity.app.front import configured_front
+
+    front = configured_front(settings)
+    prepared = await anyio.to_thread.run_sync(lambda: prepare(settings, initialise=initialise, front=front))
     async with running(prepared) as graph:
         yield graph

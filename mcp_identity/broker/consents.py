@@ -1,30 +1,27 @@
-"""How a user's consent is asked for, and what its answer becomes.
+"""How a user's consent is asked for: the link, the page behind it, and the button.
 
     start → page → button → vendor → callback → exchange → grant
 
-A consent belongs to the principal that asked. The answer counts once, from the browser that pressed the button, on the
-callback of the provider that was asked, while nothing that was asked has changed. Any mismatch: no exchange, the session
-fails, the trail says why. The exchange runs as owned work; a closed browser loses nothing.
+A consent belongs to the principal that asked. With login binding the page says nothing of it, and the button does nothing,
+before the browser has proved to be the initiator's; a forwarded link is worth nothing to whom it is forwarded, nor to who
+forwards it. What the vendor's answer becomes is told in `callbacks.py` and `completion.py`.
 """
 
 from __future__ import annotations
 
-import hmac
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from mcp_identity.broker.access import require_access
 from mcp_identity.broker.answers import ConsentRequired
-from mcp_identity.broker.audit import Call
-from mcp_identity.broker.exchange import Exchange, Exchanger
+from mcp_identity.broker.audit import NAME_LIMIT, Call
+from mcp_identity.broker.binding import Visitor, choose_binding, find_login_issuer, login_target, visitor_of
 from mcp_identity.broker.plan import Plan, consent_digest, dialect_of, host_of, title_of
 from mcp_identity.broker.progress import standing
 from mcp_identity.broker.services import Services
-from mcp_identity.broker.sessions import COOKIE_ID_LENGTH, grant_key, redirect_uri, require_unchanged
+from mcp_identity.broker.sessions import GONE, end_session, grant_key, redirect_uri, require_unchanged, stray_event
 from mcp_identity.broker.tokens import NeedsConsent, require_current
-from mcp_identity.broker.vendor import client_of
 from mcp_identity.domain.audit import AuditEvent, session_event
 from mcp_identity.domain.clock import random_token
 from mcp_identity.domain.consent import (
@@ -35,40 +32,42 @@ from mcp_identity.domain.consent import (
     ConsentSession,
     ConsentState,
     ConsentView,
+    SignInView,
 )
 from mcp_identity.domain.credentials import Reason, Secret
 from mcp_identity.domain.errors import (
-    ConsentDenied,
     ConsentExpired,
     ConsentMismatch,
     ConsentNotFound,
     IdentityError,
     ProviderMisconfigured,
     RateLimited,
+    clean_text,
 )
-from mcp_identity.domain.identity import DEFAULT_TENANT
-from mcp_identity.oauth.authorization import authorization_url, process_authorization_response
+from mcp_identity.domain.identity import UserKind
+from mcp_identity.domain.login import BrowserSession
+from mcp_identity.domain.provider import Release
+from mcp_identity.oauth.authorization import authorization_url
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.consents import Attempt
 
-_GONE = "there is no such consent, or it has ended"
+_SWEPT_ON_THE_WAY = 20
+"""How many forgotten sessions one call ends, so that it is not kept waiting by thousands."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Ended:
-    """The unit ended the session; this is what to tell."""
+class _Refused:
+    """What the unit wrote down, to be told once that is committed."""
 
-    session_id: str
     error: IdentityError
 
 
 class Consents:
-    """Asks users, and takes their answers."""
+    """Asks users."""
 
     def __init__(self, services: Services) -> None:
         """Keep what it works with."""
         self._services = services
-        self._exchanger = Exchanger(services)
 
     async def start(self, call: Call, plan: Plan, needs: NeedsConsent, *, forced: bool = False) -> ConsentRequired:
         """Give the link at which the user can consent.
@@ -76,7 +75,7 @@ class Consents:
         An equal request gets the open session's link; only `forced` makes a fresh one.
 
         Raises:
-            ProviderMisconfigured: If the vendor takes no redirect to this machine.
+            ProviderMisconfigured: If the vendor takes no redirect to this machine, or the user could prove themselves nowhere.
             VaultUnavailable: If the page cannot be served.
             RateLimited: If too many consents are open, or too many links were made.
         """
@@ -86,18 +85,21 @@ class Consents:
             raise ProviderMisconfigured(
                 f"{title_of(provider)} takes no redirect to this machine; {provider.name} needs PUBLIC_URL"
             )
+        binding = choose_binding(front.binding, call.principal, plan.request.return_url)
         await front.ensure_open()
         base = front.base_url(plan.dialect.loopback_host)
-        request = self._request(call, plan, needs, redirect_uri(base, provider), forced=forced)
-        name = _request_hash(request)
+        asked = self._request(call, plan, needs, redirect_uri(base, provider), binding, forced=forced)
         event = call.event(
             provider=provider.name, flow=plan.flow.value, scopes=needs.scopes, outcome="consent_required"
-        ).ending("consent_required", reason=needs.reason.value)
+        ).ending("consent_required", reason=needs.reason.value, binding=binding.value)
 
         def unit(records: Records) -> ConsentSession:
             require_current(records, call, plan)
-            records.sweep_sessions()
-            session = None
+            records.sweep_sessions(_SWEPT_ON_THE_WAY)
+            request = asked
+            if binding is Binding.LOGIN:
+                request = replace(asked, login_issuer=find_login_issuer(records, call.principal).id)
+            name, session = _request_hash(request), None
             if not forced:
                 session = records.find_open_session(name, request.tenant, request.workload_id, request.user)
             if session is None:
@@ -141,26 +143,37 @@ class Consents:
             expires_at=session.expires_at,
             missing_scopes=tuple(sorted(missing)),
             provider=plan.provider.name,
+            elicited=session.request.elicited,
         )
 
-    async def view(self, session_id: str) -> ConsentView:
+    async def view(self, session_id: str, browser: BrowserSession | None = None) -> ConsentView | SignInView:
         """What the page shows; changes nothing.
+
+        Args:
+            session_id: The random part of the session URI.
+            browser: Who has signed in there.
 
         Raises:
             ConsentNotFound: If there is no such session.
         """
 
-        def unit(records: Records) -> ConsentView:
+        def unit(records: Records) -> tuple[ConsentView | SignInView, AuditEvent | None]:
             session = records.find_session(session_id)
             if session is None:
-                raise ConsentNotFound(_GONE)
+                raise ConsentNotFound(GONE)
             request = session.request
             provider = records.find_provider_row(request.tenant, request.provider_row)
             if provider is None:
-                raise ConsentNotFound(_GONE)
-            grant = records.find_grant(grant_key(request))
+                raise ConsentNotFound(GONE)
             state, error_code = standing(session, records.now)
-            return ConsentView(
+            login = None
+            if request.binding is Binding.LOGIN:
+                login, visitor = login_target(records, request), visitor_of(records, request, browser)
+                if visitor is not Visitor.INITIATOR:
+                    event = _stranger_event(session, "view_consent", browser) if visitor is Visitor.STRANGER else None
+                    return SignInView(session.id, state, login, stranger=visitor is Visitor.STRANGER), event
+            grant = records.find_grant(grant_key(request))
+            view = ConsentView(
                 id=session.id,
                 state=state,
                 error_code=error_code,
@@ -176,27 +189,39 @@ class Consents:
                 audience=request.audience,
                 expires_at=session.expires_at,
                 account_known=bool(grant and grant.tokens and grant.tokens.account_id),
+                return_host=host_of(request.return_url),
+                signed_in_as=browser.user.display if login and browser else "",
+                login=login,
             )
+            return view, None
 
-        return await self._services.vault.read(unit)
+        view, event = await self._services.vault.read(unit)
+        if event is not None:
+            await self._services.vault.run(lambda records: records.append_audit(event), event)
+        return view
 
-    async def begin(self, session_id: str, *, allow_other_account: bool) -> ConsentBegun:
+    async def begin(self, session_id: str, *, allow_other_account: bool, browser: BrowserSession | None = None) -> ConsentBegun:
         """The button was pressed: make state and verifier, and mark the browser.
 
         Raises:
             ConsentNotFound: If there is no such session, or it has ended.
             ConsentExpired: If its time is over.
+            ConsentMismatch: If the browser has to be the initiator's, and did not prove it; the session stays as it is, or
+                whoever gets hold of a link could end it.
             ProviderMisconfigured: If the provider or the workload was changed since the link was given.
         """
         entropy = self._services.entropy
-        state, browser = random_token(entropy), random_token(entropy)
+        state, secret = random_token(entropy), random_token(entropy)
         verifier, nonce = Secret(random_token(entropy)), random_token(entropy)
 
-        def unit(records: Records) -> ConsentBegun | _Ended:
+        def unit(records: Records) -> ConsentBegun | _Refused:
             session = records.find_session(session_id)
             if session is None or session.state not in (ConsentState.PENDING, ConsentState.STARTED):
-                raise ConsentNotFound(_GONE)
+                raise ConsentNotFound(GONE)
             request, event = session.request, session_event(session, "begin_consent")
+            if request.binding is Binding.LOGIN and visitor_of(records, request, browser) is not Visitor.INITIATOR:
+                records.append_audit(_stranger_event(session, "begin_consent", browser))
+                return _Refused(ConsentMismatch("the browser did not prove to be the initiator's"))
             if session.expires_at <= records.now:
                 return _end(records, session, ConsentExpired("the link has expired"), event)
             try:
@@ -218,96 +243,35 @@ class Consents:
                 audience=request.audience,
                 parameters=request.parameters,
             )
-            hashes = sha256(state.encode()).digest(), sha256(browser.encode()).digest()
+            hashes = sha256(state.encode()).digest(), sha256(secret.encode()).digest()
             attempt = Attempt(*hashes, verifier, nonce if sends_nonce else "", allow_other_account)
             if not records.start_attempt(session, attempt):
-                raise ConsentNotFound(_GONE)
+                raise ConsentNotFound(GONE)
             records.append_audit(event)
-            return ConsentBegun(url, Secret(browser))
+            return ConsentBegun(url, Secret(secret))
 
-        begun = await self._services.vault.run(unit, _stray_event("begin_consent"))
-        if isinstance(begun, _Ended):
+        begun = await self._services.vault.run(unit, stray_event("begin_consent"))
+        if isinstance(begun, _Refused):
             raise begun.error
         return begun
 
-    async def receive(self, provider_id: str, parameters: Sequence[tuple[str, str]], browser_secrets: Mapping[str, str]) -> str:
-        """The vendor sent a browser back.
-
-        Args:
-            provider_id: From the path of the callback.
-            parameters: Its query, as it came.
-            browser_secrets: What this browser's consent cookies hold, by the first characters of the session id.
-
-        Returns:
-            The session's id, whose page tells the outcome.
-
-        Raises:
-            ConsentNotFound: If the callback belongs to no open session.
-        """
-        return await self._services.tasks.run(lambda: self._receive(provider_id, parameters, browser_secrets))
-
-    async def _receive(
-        self, provider_id: str, parameters: Sequence[tuple[str, str]], browser_secrets: Mapping[str, str]
-    ) -> str:
-        """One piece of owned work: once the state is consumed, the exchange follows, whoever has hung up."""
-        states = [value for name, value in parameters if name == "state"]
-        state_hash = sha256(states[0].encode("utf-8", "replace")).digest() if len(states) == 1 else b""
-
-        def unit(records: Records) -> Exchange | _Ended:
-            found = records.find_attempt(state_hash) if state_hash else None
-            if found is None:
-                raise ConsentNotFound(_GONE)
-            session, attempt = found
-            event = session_event(session, "callback")
-            try:
-                exchange = self._accept(records, session, attempt, provider_id, parameters, browser_secrets)
-            except IdentityError as error:
-                return _end(records, session, error, event)
-            if not records.consume_state(session):
-                raise ConsentNotFound(_GONE)
-            records.append_audit(event)
-            return exchange
-
-        outcome = await self._services.vault.run(unit, _stray_event("callback"))
-        if isinstance(outcome, Exchange):
-            await self._exchanger.finish(outcome)
-            return outcome.session.id
-        return outcome.session_id
-
-    def _accept(
-        self,
-        records: Records,
-        session: ConsentSession,
-        attempt: Attempt,
-        provider_id: str,
-        parameters: Sequence[tuple[str, str]],
-        browser_secrets: Mapping[str, str],
-    ) -> Exchange:
-        """Check everything that must hold before a code is exchanged."""
-        presented = browser_secrets.get(session.id[:COOKIE_ID_LENGTH], "").encode("utf-8", "replace")
-        if not hmac.compare_digest(sha256(presented).digest(), attempt.browser_hash):
-            raise ConsentMismatch("the answer came from another browser than the one that was asked")
-        if session.expires_at <= records.now:
-            raise ConsentExpired("the answer came too late")
-        provider = require_unchanged(records, session.request)
-        if not hmac.compare_digest(provider.provider_id.encode(), provider_id.encode("utf-8", "replace")):
-            raise ConsentMismatch("the answer came to another provider's callback")
-        code = process_authorization_response(parameters, server=provider.server)
-        return Exchange(session, attempt, code.code, provider, dialect_of(provider), client_of(records, provider))
-
-    def _request(self, call: Call, plan: Plan, needs: NeedsConsent, redirect: str, *, forced: bool) -> ConsentRequest:
+    def _request(
+        self, call: Call, plan: Plan, needs: NeedsConsent, redirect: str, binding: Binding, *, forced: bool
+    ) -> ConsentRequest:
         principal = call.principal
+        stays_here = (plan.provider.release or self._services.default_release) is not Release.TOKEN
         return ConsentRequest(
             tenant=principal.tenant,
             workload_id=principal.workload.id,
             workload_epoch=principal.workload.epoch,
             user=principal.user_key,
+            user_kind=principal.user.kind if principal.user else UserKind.LOCAL,
             provider_row=plan.provider.id,
             configuration_digest=consent_digest(plan.provider, redirect),
             flow=plan.flow,
             scopes=needs.scopes,
             redirect_uri=redirect,
-            binding=Binding.LOCAL,
+            binding=binding,
             reason=needs.reason,
             resource=plan.request.resource,
             audience=plan.request.audience,
@@ -317,7 +281,10 @@ class Consents:
             workload=principal.workload.name,
             workload_verified=principal.verified,
             user_display=principal.user.display if principal.user else "",
-            edge=principal.authenticated_by,
+            edge=principal.edge or principal.authenticated_by,
+            return_url=plan.request.return_url,
+            custom_state=plan.request.custom_state,
+            elicited=plan.request.elicits and stays_here,
         )
 
     def _require_quota(self, records: Records, request: ConsentRequest) -> None:
@@ -327,21 +294,19 @@ class Consents:
             raise RateLimited("too many consents are open; finish or let some expire", retry_after_seconds=60)
         if recent >= limits.links_per_minute:
             raise RateLimited("too many new links for this provider; wait a minute", retry_after_seconds=60)
+        if records.count_open_sessions() >= limits.total_consents:
+            raise RateLimited("this server has too many open consents; ask again later", retry_after_seconds=60)
 
 
-def _stray_event(action: str) -> AuditEvent:
-    """What the trail says of a browser that came for no session that is open."""
-    return AuditEvent(DEFAULT_TENANT, "", "", "", "", verified=False, edge="web", action=action)
+def _stranger_event(session: ConsentSession, action: str, browser: BrowserSession | None) -> AuditEvent:
+    """What the trail says of a browser that came with somebody else's link: whose link, and who came."""
+    visitor = clean_text(browser.user.key, NAME_LIMIT) if browser else "nobody signed in"
+    return session_event(session, action).ending(ConsentMismatch.code, visitor=visitor)
 
 
-def _end(records: Records, session: ConsentSession, error: IdentityError, event: AuditEvent) -> _Ended:
-    states: dict[type[IdentityError], ConsentState] = {
-        ConsentDenied: ConsentState.DENIED,
-        ConsentExpired: ConsentState.EXPIRED,
-    }
-    records.end_session(session.id, states.get(type(error), ConsentState.FAILED), error.code)
-    records.append_audit(event.ending(error.code, why=error.message))
-    return _Ended(session.id, error)
+def _end(records: Records, session: ConsentSession, error: IdentityError, event: AuditEvent) -> _Refused:
+    end_session(records, session, error, event)
+    return _Refused(error)
 
 
 def _request_hash(request: ConsentRequest) -> bytes:
@@ -354,5 +319,10 @@ def _request_hash(request: ConsentRequest) -> bytes:
         request.resource,
         request.audience,
         request.parameters,
+        request.binding.value,
+        request.login_issuer,
+        request.return_url,
+        request.custom_state,
+        request.elicited,
     ]
     return sha256(json.dumps(parts).encode()).digest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mcp_identity.broker.refresh import insist
+from mcp_identity.broker.release import ELICITED
 from mcp_identity.broker.services import Services
 from mcp_identity.broker.sessions import grant_key, require_unchanged
 from mcp_identity.broker.vendor import ask, revoke_at_vendor
@@ -109,7 +110,7 @@ class Exchanger:
             known = before.tokens.account_id if before and before.tokens else ""
             if known and tokens.account_id != known and not exchange.attempt.allow_other_account:
                 raise DifferentAccount("the user signed in with another account than before")
-            grant = records.complete_grant(key, tokens, "consent")
+            grant = records.complete_grant(key, tokens, ELICITED if session.request.elicited else "consent")
             if not records.complete_session(session.id, grant.id):
                 raise Conflict("the consent was ended while its code was exchanged")
             granted, asked = " ".join(sorted(tokens.scopes)), session.request.scopes

@@ -15,6 +15,7 @@ from mcp_identity.oauth.authorization import check_agent_parameters, target
 from mcp_identity.providers import catalog
 
 MAXIMUM_MINIMUM_LIFETIME_SECONDS = 86_400
+MAXIMUM_CUSTOM_STATE_LENGTH = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,7 @@ def make_plan(principal: Principal, provider: CredentialProvider, request: Token
     """
     if provider.kind is ProviderKind.API_KEY:
         raise UnsupportedFlow(f"{provider.name} holds an API key, which needs no consent and is no token; get the key itself")
-    if request.return_url:
-        raise InvalidRequest("return_url is not registered for this workload; leave it out, the consent page needs none")
-    if request.custom_state:
-        raise InvalidRequest("custom_state is handed back at a return_url, and there is none")
+    _check_return(principal, request)
     lifetime = request.minimum_lifetime_seconds
     if lifetime is not None and not 0 <= lifetime <= MAXIMUM_MINIMUM_LIFETIME_SECONDS:
         raise InvalidRequest(f"minimum_lifetime_seconds is between 0 and {MAXIMUM_MINIMUM_LIFETIME_SECONDS}")
@@ -99,6 +97,25 @@ def make_plan(principal: Principal, provider: CredentialProvider, request: Token
     if parameters and flow is Flow.M2M:
         raise InvalidRequest("custom_parameters belong to a user's consent; M2M has none")
     return Plan(request, provider, dialect, flow, scopes, key, parameters)
+
+
+def _check_return(principal: Principal, request: TokenRequest) -> None:
+    """Whether the browser may go there at the end: one of the workload's registered URLs, character by character."""
+    if request.return_url and request.return_url not in principal.workload.return_urls:
+        raise InvalidRequest("return_url is not registered for this workload; leave it out, or have an operator register it")
+    if request.custom_state and not request.return_url:
+        raise InvalidRequest("custom_state is handed back at a return_url, and there is none")
+    if len(request.custom_state) > MAXIMUM_CUSTOM_STATE_LENGTH or not is_text(request.custom_state):
+        raise InvalidRequest(f"custom_state is text of at most {MAXIMUM_CUSTOM_STATE_LENGTH} characters")
+
+
+def is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8; JSON lets half a character through."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _flow(provider: CredentialProvider, asked: str, *, has_user: bool) -> Flow:

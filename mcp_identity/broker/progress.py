@@ -136,10 +136,14 @@ def same_request(session: ConsentSession, provider: CredentialProvider, request:
         or request.flow not in ("", asked.flow.value)
         or request.resource not in ("", asked.resource)
         or request.audience not in ("", asked.audience)
+        or request.return_url not in ("", asked.return_url)
+        or request.custom_state not in ("", asked.custom_state)
         or not scopes <= asked.scopes
     )
     if differs:
-        raise InvalidRequest("session_uri belongs to another request: another provider, flow, resource, audience or scopes")
+        raise InvalidRequest(
+            "session_uri belongs to another request: another provider, flow, resource, audience, return_url or scopes"
+        )
     return replace(
         request, scopes=tuple(sorted(scopes)), flow=asked.flow.value, resource=asked.resource, audience=asked.audience
     )

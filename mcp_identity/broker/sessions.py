@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from mcp_identity.broker.plan import consent_digest
-from mcp_identity.domain.consent import ConsentRequest
+from mcp_identity.domain.audit import AuditEvent
+from mcp_identity.domain.consent import ConsentRequest, ConsentSession, ConsentState
 from mcp_identity.domain.credentials import Flow, GrantKey
-from mcp_identity.domain.errors import ProviderMisconfigured
+from mcp_identity.domain.errors import ConsentDenied, ConsentExpired, IdentityError, ProviderMisconfigured
+from mcp_identity.domain.identity import DEFAULT_TENANT
 from mcp_identity.domain.provider import CredentialProvider
 from mcp_identity.vault.records import Records
 
 COOKIE_ID_LENGTH = 16
+GONE = "there is no such consent, or it has ended"
+_ENDS: dict[type[IdentityError], ConsentState] = {
+    ConsentDenied: ConsentState.DENIED,
+    ConsentExpired: ConsentState.EXPIRED,
+}
 
 
 def redirect_uri(base: str, provider: CredentialProvider) -> str:
@@ -49,3 +56,14 @@ def require_unchanged(records: Records, request: ConsentRequest) -> CredentialPr
     if provider is None or not unchanged:
         raise ProviderMisconfigured("the provider or the agent was changed since the link was given; ask for a new link")
     return provider
+
+
+def end_session(records: Records, session: ConsentSession, error: IdentityError, event: AuditEvent) -> None:
+    """End a session for this reason, and write it down."""
+    records.end_session(session.id, _ENDS.get(type(error), ConsentState.FAILED), error.code)
+    records.append_audit(event.ending(error.code, why=error.message))
+
+
+def stray_event(action: str) -> AuditEvent:
+    """What the trail says of a browser that came for no session that is open."""
+    return AuditEvent(DEFAULT_TENANT, "", "", "", "", verified=False, edge="web", action=action)

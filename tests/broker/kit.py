@@ -157,7 +157,7 @@ class Product:
 
     async def come_back(self, pressed: Pressed, parameters: list[tuple[str, str]], *, provider: str = "idp") -> str:
         found = await self.broker.directory.get("default", provider)
-        return await self.broker.receive_callback(found.provider_id, parameters, pressed.cookies)
+        return (await self.broker.receive_callback(found.provider_id, parameters, pressed.cookies)).session_id
 
     async def consent(
         self, consent: ConsentRequired, *, account: str = "alice", other_account: bool = False, provider: str = "idp"

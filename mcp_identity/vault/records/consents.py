@@ -204,9 +204,7 @@ class ConsentRecords(AuditRecords):
             return False
         place = _code_place(session.request.tenant, session.id, intact("consent_sessions", row)["attempt"], completion_hash)
         sealed = self._seal(json.dumps([code.reveal(), micros(self.now)]).encode(), place)
-        return self._step(
-            session.id, ConsentState.RECEIVED, state_hash=None, code=sealed, completion_hash=completion_hash
-        )
+        return self._step(session.id, ConsentState.RECEIVED, state_hash=None, code=sealed, completion_hash=completion_hash)
 
     def find_completion(self, completion_hash: bytes) -> tuple[ConsentSession, Received | None] | None:
         """The session whose code waits under this name; without the code once it was taken or has ended.

@@ -14,10 +14,12 @@ from sqlalchemy import delete, func, insert, select
 
 from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import VaultCorrupt
-from mcp_identity.domain.login import LoginPurpose
+from mcp_identity.domain.login import BrowserSession, LoginPurpose
 from mcp_identity.vault.envelope import Place
-from mcp_identity.vault.records.base import RecordsBase, intact, table
+from mcp_identity.vault.records.base import intact, table
+from mcp_identity.vault.records.issuers import IssuerRecords
 from mcp_identity.vault.records.moments import micros, moment
+from mcp_identity.vault.records.users import UserRecords
 
 _LOGINS = table("login_transactions")
 _OPEN = "open"
@@ -50,8 +52,8 @@ class Login:
     expires_at: datetime
 
 
-class LoginRecords(RecordsBase):
-    """Sign-ins on their way."""
+class LoginRecords(IssuerRecords, UserRecords):
+    """Sign-ins on their way, and what became of them."""
 
     def insert_login(self, login: Login) -> None:
         """Keep a new one."""
@@ -118,6 +120,18 @@ class LoginRecords(RecordsBase):
             self.connection.execute(count.where(live)).scalar_one(),
             self.connection.execute(count.where(live & (_LOGINS.c.consent_id == consent_id))).scalar_one(),
         )
+
+    def is_session_good(self, session: BrowserSession) -> bool:
+        """Whether a browser session still proves its user: in time, its issuer still vouches, and nobody has ended it since.
+
+        Raises:
+            VaultCorrupt: If the issuer's or the user's row was changed outside the product.
+        """
+        issuer = self.find_issuer_id(session.tenant, session.issuer_id)
+        if issuer is None or issuer.disabled or not issuer.can_log_in or issuer.issuer != session.user.issuer:
+            return False
+        not_before = self.find_not_before(session.tenant, session.user)
+        return self.now < session.expires_at and (not_before is None or session.issued_at > not_before)
 
     def sweep_logins(self) -> int:
         """Forget the sign-ins that nobody finished in time."""
