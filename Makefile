@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := tests/peers/node_oidc_provider
+AXE := tests/web/axe
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
@@ -40,6 +41,7 @@ check: $(READY) ## Lint, types, architecture, and the coverage gate on what `mak
 
 bench: $(READY) ## Measure, as ratios within one run
 	@$(BIN)/python benchmarks/startup.py
+	@$(BIN)/python benchmarks/slow_connections.py
 
 serve: $(READY) ## Serve MCP on stdin and stdout
 	@$(BIN)/mcp-identity serve
@@ -47,14 +49,15 @@ serve: $(READY) ## Serve MCP on stdin and stdout
 prove: $(READY) peers ## Prove more than a change needs: longer races and many more generated cases
 	@PROVE=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --timeout 1800
 
-peers: ## Install the Node authorization server that some tests run against
+peers: ## Install the Node authorization server and the accessibility rules that some tests need
 	@if command -v npm >/dev/null 2>&1; then \
 		test -d $(PEERS)/node_modules/oidc-provider || npm ci --prefix $(PEERS) --no-audit --no-fund --loglevel=error; \
-	else echo "npm is not installed: the node-oidc-provider tests will say that they are left out"; fi
+		test -d $(AXE)/node_modules/axe-core || npm ci --prefix $(AXE) --no-audit --no-fund --loglevel=error; \
+	else echo "npm is not installed: the tests that need node-oidc-provider or axe will say that they are left out"; fi
 
 format: $(READY) ## Format and mend what can be mended
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format .
 
 clean: ## Remove everything that the other targets made
-	rm -rf $(VENV) $(PEERS)/node_modules .coverage .coverage.* htmlcov .pytest_cache .ruff_cache .hypothesis benchmarks/results
+	rm -rf $(VENV) $(PEERS)/node_modules $(AXE)/node_modules .coverage .coverage.* htmlcov .pytest_cache .ruff_cache .hypothesis benchmarks/results
