@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from mcp_identity.cli import audit, catalog, clients, connect, doctor, grants, init, providers, tokens
+from mcp_identity.cli import audit, catalog, clients, connect, doctor, grants, init, issuers, providers, tokens, workloads
 from mcp_identity.cli.failures import Commands
-from mcp_identity.cli.options import USER_HELP, WORKLOAD_HELP, Globals, examples, globals_of
+from mcp_identity.cli.options import TENANT_HELP, USER_HELP, WORKLOAD_HELP, Globals, examples, globals_of
 from mcp_identity.domain.errors import InvalidRequest
-from mcp_identity.domain.identity import DEFAULT_TENANT
+from mcp_identity.domain.identity import DEFAULT_TENANT, NAME_RULE, is_name
 
 application = typer.Typer(
     cls=Commands,
@@ -41,7 +41,7 @@ def root(
     context: typer.Context,
     workload: Annotated[str | None, typer.Option("--workload", metavar="NAME", help=WORKLOAD_HELP)] = None,
     user: Annotated[str | None, typer.Option("--user", metavar="NAME", help=USER_HELP)] = None,
-    tenant: Annotated[str, typer.Option("--tenant", metavar="NAME", help="The tenant; this version has one.")] = DEFAULT_TENANT,
+    tenant: Annotated[str, typer.Option("--tenant", metavar="NAME", help=TENANT_HELP)] = DEFAULT_TENANT,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -50,9 +50,9 @@ def root(
 
     Exit status: 0 done, 1 failed, 2 usage, 74 storage, 78 configuration.
     """
-    if tenant != DEFAULT_TENANT:
-        raise InvalidRequest(f"there is one tenant in this version: {DEFAULT_TENANT}")
-    context.obj = Globals(workload, user)
+    if not is_name(tenant):
+        raise InvalidRequest(f"the tenant is no name: {NAME_RULE}")
+    context.obj = Globals(workload, user, tenant)
 
 
 @application.command(
@@ -66,6 +66,10 @@ def serve(context: typer.Context) -> None:
     given = globals_of(context)
     if given.user:
         raise InvalidRequest("serve takes its user from MCP_IDENTITY_USER, not from --user")
+    if given.tenant != DEFAULT_TENANT:
+        raise InvalidRequest(
+            "serve takes no tenant: over HTTP a caller's credential says which, over stdio it is the local one"
+        )
     begin([*(["--workload", given.workload] if given.workload else []), *context.args])
 
 
@@ -73,6 +77,8 @@ application.command("init", epilog=init.EXAMPLES)(init.init)
 application.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 application.add_typer(catalog.commands, name="catalog")
 application.add_typer(providers.commands, name="providers")
+application.add_typer(issuers.commands, name="issuers")
+application.add_typer(workloads.commands, name="workloads")
 application.command("connect", epilog=connect.EXAMPLES)(connect.connect)
 application.command("token", epilog=tokens.EXAMPLES)(tokens.token)
 application.add_typer(grants.commands, name="grants")

@@ -9,9 +9,8 @@ import typer
 
 from mcp_identity.cli.options import examples
 from mcp_identity.cli.output import local_time, print_json, print_table
-from mcp_identity.cli.session import run, settings_of
+from mcp_identity.cli.session import run, settings_of, tenant_of
 from mcp_identity.domain.errors import clean_text
-from mcp_identity.domain.identity import DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from mcp_identity.app import Graph
@@ -38,15 +37,16 @@ def tail(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Show the latest events of the trail, oldest first."""
+    tenant = tenant_of(context)
 
     async def errand(graph: Graph) -> None:
-        found = await graph.broker.list_audit(DEFAULT_TENANT, limit=max(count, 1))
+        found = await graph.broker.list_audit(tenant, limit=max(count, 1))
         place = found[-1][0] if found else (0, "", 0)
         _show([event for _, event in found[-count:]] if count else [], json=json, live=follow)
         while follow:
             if len(found) < _AT_ONCE:
                 await anyio.sleep(_POLL_SECONDS)
-            found = await graph.broker.list_audit(DEFAULT_TENANT, limit=_AT_ONCE, after=place)
+            found = await graph.broker.list_audit(tenant, limit=_AT_ONCE, after=place)
             place = found[-1][0] if found else place
             _show([event for _, event in found], json=json, live=True)
 

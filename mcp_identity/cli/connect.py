@@ -20,10 +20,9 @@ from mcp_identity.broker.answers import OPEN_STATUS, ConsentRequired, TokenReque
 from mcp_identity.cli.failures import FAILED, print_failure
 from mcp_identity.cli.options import ProviderArgument, ResourceOption, ScopesOption, UserOption, WorkloadOption, examples
 from mcp_identity.cli.output import local_time, say
-from mcp_identity.cli.session import principal_of, run, settings_of
+from mcp_identity.cli.session import principal_of, run, settings_of, tenant_of
 from mcp_identity.domain.consent import SESSION_LIFETIME
 from mcp_identity.domain.credentials import Flow, GrantState
-from mcp_identity.domain.identity import DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from mcp_identity.app import Graph
@@ -66,7 +65,7 @@ def connect(
     settings = settings_of(context, workload=workload, user=user)
 
     async def errand(graph: Graph) -> bool:
-        principal = await principal_of(graph)
+        principal = await principal_of(graph, tenant_of(context))
         asked = frozenset(scopes.split())
         wanted = asked if force else await _scopes_to_ask(graph, principal, provider, asked, resource)
         if wanted is None:
@@ -113,7 +112,7 @@ async def _scopes_to_ask(
     """What a consent is needed for, with what is granted already, so that nothing of it is lost; None for nothing."""
     from mcp_identity.app import SystemClock
 
-    provider = await graph.broker.directory.find(DEFAULT_TENANT, name)
+    provider = await graph.broker.directory.find(principal.tenant, name)
     asked = asked or (provider.scopes if provider else frozenset())
     listing = await graph.broker.list_grants(graph.broker.call(principal, "list_grants"))
     for grant in listing.grants:

@@ -8,7 +8,7 @@ import typer
 
 from mcp_identity.cli.options import JsonOption, ProviderArgument, UserOption, WorkloadOption, examples
 from mcp_identity.cli.output import local_time, print_json, print_table, say
-from mcp_identity.cli.session import principal_of, run, settings_of
+from mcp_identity.cli.session import principal_of, run, settings_of, tenant_of
 from mcp_identity.domain.credentials import Flow
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def list_(context: typer.Context, json: JsonOption = False, workload: WorkloadOp
     """List the grants of an agent and its user."""
 
     async def errand(graph: Graph) -> None:
-        principal = await principal_of(graph)
+        principal = await principal_of(graph, tenant_of(context))
         found = await graph.broker.list_grants(graph.broker.call(principal, "list_grants"))
         if json:
             print_json([_object(grant) for grant in found.grants])
@@ -51,7 +51,7 @@ def revoke(
     """End an agent's grants at a provider: here at once, then at the vendor where it has a way."""
 
     async def errand(graph: Graph) -> None:
-        call = graph.broker.call(await principal_of(graph), "revoke_grant")
+        call = graph.broker.call(await principal_of(graph, tenant_of(context)), "revoke_grant")
         ended = await graph.broker.revoke_grant(call, provider, flow.value if flow else "")
         for grant in ended:
             typer.echo(f"Ended a {grant.flow.value} grant at {provider}; at the vendor: {grant.at_vendor}")

@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
+from mcp_identity.domain.errors import InvalidRequest
+from mcp_identity.domain.identity import DEFAULT_TENANT
+
 WORKLOAD_HELP = "Act for this agent. Without it: MCP_IDENTITY_WORKLOAD, else the only agent known to the vault."
+TENANT_HELP = "The tenant to act in; one exists once something is created in it. Nothing crosses from one to another."
 USER_HELP = "Act for another local user, shown as asserted (the setting MCP_IDENTITY_USER)."
 
 WorkloadOption = Annotated[str | None, typer.Option("--workload", metavar="NAME", help=WORKLOAD_HELP)]
@@ -27,16 +31,35 @@ class Globals:
     Attributes:
         workload: The agent to act for.
         user: The user to act for.
+        tenant: The tenant to act in.
     """
 
     workload: str | None = None
     user: str | None = None
+    tenant: str = DEFAULT_TENANT
 
 
 def globals_of(context: typer.Context) -> Globals:
     """The options that stood before the command."""
     found: object = context.obj
     return found if isinstance(found, Globals) else Globals()
+
+
+def program(tenant: str) -> str:
+    """How a command of this tenant begins, in what is printed for copying."""
+    return "mcp-identity" if tenant == DEFAULT_TENANT else f"mcp-identity --tenant {tenant}"
+
+
+def pair_of(option: str, text: str) -> tuple[str, str]:
+    """Take ``NAME=VALUE`` apart.
+
+    Raises:
+        InvalidRequest: If it is none.
+    """
+    name, separator, value = text.partition("=")
+    if not separator or not name.strip():
+        raise InvalidRequest(f"{option} takes NAME=VALUE")
+    return name.strip(), value.strip()
 
 
 def examples(*lines: str) -> str:

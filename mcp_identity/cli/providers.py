@@ -8,11 +8,11 @@ import typer
 
 from mcp_identity.cli import provider_options as given
 from mcp_identity.cli.failures import FAILED
-from mcp_identity.cli.options import JsonOption, ProviderArgument, examples
+from mcp_identity.cli.options import JsonOption, ProviderArgument, examples, program
 from mcp_identity.cli.output import print_json, print_table, say
 from mcp_identity.cli.provider_view import describe, print_provider, print_registration
 from mcp_identity.cli.secret_input import ask_secret, is_interactive
-from mcp_identity.cli.session import operate, run, settings_of
+from mcp_identity.cli.session import operate, run, settings_of, tenant_of
 from mcp_identity.domain.credentials import Flow
 from mcp_identity.domain.errors import InvalidRequest
 from mcp_identity.domain.identity import DEFAULT_TENANT
@@ -90,7 +90,7 @@ def add(
     )
 
     async def errand(graph: Graph) -> None:
-        provider = await graph.broker.directory.add(operate(graph, "create_provider"), name, spec)
+        provider = await graph.broker.directory.add(operate(graph, "create_provider", tenant_of(context)), name, spec)
         found = await describe(graph, provider)
         following = await _next_command(graph, provider)
         if json:
@@ -108,7 +108,7 @@ def list_(context: typer.Context, json: JsonOption = False) -> None:
     """List the providers."""
 
     async def errand(graph: Graph) -> None:
-        found = await graph.broker.directory.list(DEFAULT_TENANT)
+        found = await graph.broker.directory.list(tenant_of(context))
         if json:
             print_json([await describe(graph, provider) for provider in found.providers])
         elif found.providers:
@@ -127,7 +127,7 @@ def show(context: typer.Context, name: ProviderArgument, json: JsonOption = Fals
     """Show a provider: its endpoints as they are pinned, its redirect URI, and what to know about it."""
 
     async def errand(graph: Graph) -> None:
-        found = await describe(graph, await graph.broker.directory.get(DEFAULT_TENANT, name))
+        found = await describe(graph, await graph.broker.directory.get(tenant_of(context), name))
         if json:
             print_json(found)
         else:
@@ -181,7 +181,7 @@ def update(
 
     async def errand(graph: Graph) -> None:
         directory = graph.broker.directory
-        before = await directory.get(DEFAULT_TENANT, name)
+        before = await directory.get(tenant_of(context), name)
         spec = given.make_spec(
             settings,
             given.read_secret_for(before.kind, client_secret, api_key),
@@ -192,14 +192,14 @@ def update(
             allow_http_loopback=allow_http_loopback,
             disabled=disabled,
         )
-        provider, cleared = await directory.update(operate(graph, "update_provider"), name, spec)
+        provider, cleared = await directory.update(operate(graph, "update_provider", tenant_of(context)), name, spec)
         if json:
             print_json(await describe(graph, provider) | {"secret_cleared": cleared})
         else:
             typer.echo(f"Updated {name}.")
         if cleared and provider.client_authentication is not ClientAuthentication.NONE:
             say("Its secret would now go elsewhere, so it was cleared. Give it again:")
-            say(f"  mcp-identity providers update {name} {_secret_option(provider)}-stdin")
+            say(f"  {program(provider.tenant)} providers update {name} {_secret_option(provider)}-stdin")
 
     run(settings_of(context), errand)
 
@@ -220,7 +220,7 @@ def remove(
         typer.confirm(f"Remove {name} with its secret and every grant at it?", abort=True, err=True)
 
     async def errand(graph: Graph) -> None:
-        ended = await graph.broker.directory.remove(operate(graph, "delete_provider"), name)
+        ended = await graph.broker.directory.remove(operate(graph, "delete_provider", tenant_of(context)), name)
         typer.echo(f"Removed {name}.")
         for grant in ended:
             typer.echo(f"  a {grant.flow.value} grant; at the vendor: {grant.at_vendor}")
@@ -233,7 +233,7 @@ def check(context: typer.Context, name: ProviderArgument, json: JsonOption = Fal
     """Check whether a provider works; asks nobody for consent. Exit status 1 if a check fails."""
 
     async def errand(graph: Graph) -> bool:
-        checks = await graph.broker.directory.test(operate(graph, "test_provider"), name)
+        checks = await graph.broker.directory.test(operate(graph, "test_provider", tenant_of(context)), name)
         if json:
             print_json([{"check": each.name, "passed": each.passed, "detail": each.detail} for each in checks])
         else:
@@ -268,8 +268,10 @@ def _row(graph: Graph, provider: CredentialProvider) -> tuple[str, ...]:
 async def _next_command(graph: Graph, provider: CredentialProvider) -> str:
     """What to do with a new provider; where no agent is known yet, the command has to name one."""
     verb = "connect" if Flow.USER_FEDERATION in provider.flows else "token"
-    known = graph.settings.workload or await graph.broker.directory.workloads(DEFAULT_TENANT)
-    return f"mcp-identity {verb} {provider.name}{'' if known else ' --workload claude-desktop'}"
+    known = graph.settings.workload or await graph.broker.directory.workloads(provider.tenant)
+    if not known and provider.tenant != DEFAULT_TENANT:
+        return f"{program(provider.tenant)} workloads create NAME --issue-key"
+    return f"{program(provider.tenant)} {verb} {provider.name}{'' if known else ' --workload claude-desktop'}"
 
 
 def _secret_option(provider: CredentialProvider) -> str:

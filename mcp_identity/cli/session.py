@@ -10,7 +10,7 @@ import typer
 
 from mcp_identity.cli.logs import configure_logging
 from mcp_identity.cli.options import globals_of
-from mcp_identity.domain.errors import InvalidRequest
+from mcp_identity.domain.errors import InvalidRequest, NotFound
 from mcp_identity.domain.identity import DEFAULT_TENANT, Principal
 
 if TYPE_CHECKING:
@@ -66,23 +66,30 @@ async def _run(settings: Settings, errand: Callable[[Graph], Awaitable[T]], init
     return outcome[0]
 
 
-def operate(graph: Graph, action: str) -> Call:
-    """Begin a call of the operator, who is no agent."""
-    return graph.broker.call(graph.broker.directory.operator(graph.user), action)
+def tenant_of(context: typer.Context) -> str:
+    """The tenant that a command acts in."""
+    return globals_of(context).tenant
 
 
-async def principal_of(graph: Graph) -> Principal:
-    """The agent and user that a command acts for; an agent that is named is registered at first sight.
+def operate(graph: Graph, action: str, tenant: str) -> Call:
+    """Begin a call of the operator of a tenant, who is no agent."""
+    return graph.broker.call(graph.broker.directory.operator(graph.user, tenant), action)
+
+
+async def principal_of(graph: Graph, tenant: str) -> Principal:
+    """The agent and user that a command acts for; in the local tenant an agent that is named is registered at first sight.
 
     Raises:
         InvalidRequest: If no agent was named and it is not clear which is meant.
     """
     directory, name = graph.broker.directory, graph.settings.workload
     if not name:
-        known = [workload.name for workload in await directory.workloads(DEFAULT_TENANT)]
+        known = [workload.name for workload in await directory.workloads(tenant)]
+        if not known and tenant != DEFAULT_TENANT:
+            raise NotFound(f"the tenant has no workload; register one: mcp-identity --tenant {tenant} workloads create NAME")
         if not known:
             raise InvalidRequest("no workload is registered yet; --workload NAME registers one, e.g. claude-desktop")
         if len(known) > 1:
             raise InvalidRequest(f"which workload? name one with --workload: {', '.join(known)}")
         name = known[0]
-    return await directory.local_principal(name, graph.user, "cli")
+    return await directory.local_principal(name, graph.user, "cli", tenant)

@@ -16,11 +16,11 @@ from mcp_identity.cli.options import (
     UserOption,
     WorkloadOption,
     examples,
+    program,
 )
 from mcp_identity.cli.output import print_json, say
-from mcp_identity.cli.session import principal_of, run, settings_of
+from mcp_identity.cli.session import principal_of, run, settings_of, tenant_of
 from mcp_identity.domain.credentials import Flow
-from mcp_identity.domain.identity import DEFAULT_TENANT
 from mcp_identity.domain.provider import ProviderKind
 
 if TYPE_CHECKING:
@@ -63,15 +63,15 @@ def token(
     )
 
     async def errand(graph: Graph) -> bool:
-        principal = await principal_of(graph)
-        found = await graph.broker.directory.find(DEFAULT_TENANT, provider)
+        principal = await principal_of(graph, tenant_of(context))
+        found = await graph.broker.directory.find(principal.tenant, provider)
         if found is not None and found.kind is ProviderKind.API_KEY:
             key = (await graph.broker.get_api_key(graph.broker.call(principal, "get_api_key"), provider)).api_key.reveal()
             _print({"api_key": key, "provider": provider}, key, json=json)
             return True
         answer = await graph.broker.get_token(graph.broker.call(principal, "get_token"), request)
         if isinstance(answer, ConsentRequired):
-            command = f"mcp-identity connect {provider}{_same_principal(graph)}"
+            command = f"{program(principal.tenant)} connect {provider}{_same_principal(graph)}"
             say(f"{provider} needs your consent ({answer.reason.value}). Run: {command}")
             say(f"or, while an MCP client is running this server, open: {answer.authorization_url}")
             return False
