@@ -65,6 +65,7 @@ MAY_REVEAL = frozenset(
         "broker/exchange.py",  # the ID token, to be verified
         "broker/calls.py",  # into the upstream request
         "tools/results.py",  # the answer itself
+        "inbound/authentication.py",  # what callers bring, to be read
         "inbound/login.py",  # the ID token, to be verified
         "web/consent.py",  # the browser's cookies
         "web/browser_session.py",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mcp_identity.domain.clock import Clock, Entropy
     from mcp_identity.domain.http import HttpRequest, HttpResponse
     from mcp_identity.domain.identity import User
+    from mcp_identity.inbound.authentication import Authenticator
     from mcp_identity.settings import Settings
     from mcp_identity.transport import Transport
     from mcp_identity.vault.opening import VaultLocation
@@ -161,27 +162,41 @@ def prepare(
     from mcp_identity.broker.broker import Broker
     from mcp_identity.broker.services import Limits, Services
     from mcp_identity.broker.tasks import OwnedTasks
+    from mcp_identity.inbound.workload_tokens import WorkloadTokens
     from mcp_identity.transport import Transport
     from mcp_identity.vault.vault import open_vault
 
     clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
     vault = open_vault(vault_location(settings), clock, entropy, initialise=initialise)
     client, tasks = transport or Transport(), OwnedTasks()
-    own_front = None if front else LoopbackFront(settings.callback_port)
+    own_pages = LoopbackFront(settings.callback_port)
     services = Services(
         vault=vault,
         transport=client,
         clock=clock,
         entropy=entropy,
         tasks=tasks,
-        front=front or own_front or LoopbackFront(settings.callback_port),
+        front=front or own_pages,
         default_release=settings.default_release,
         limits=Limits(settings.pending_consents, settings.links_per_minute, settings.concurrent_waits),
+        mint=WorkloadTokens(vault, clock, entropy, settings.public_url),
+        public_url=settings.public_url,
     )
     broker = Broker(services)
-    listener = _listen(own_front, broker, client, clock, entropy) if own_front else None
+    listener = None if front else _listen(own_pages, broker, client, clock, entropy)
     graph = Graph(broker, settings.local_user(vault.id), settings)
     return Prepared(graph, vault, client, tasks, listener, clock, entropy)
+
+
+def authenticator_of(prepared: Prepared) -> Authenticator:
+    """Who verifies the bearers of callers; the owned tasks must run while it is used."""
+    from mcp_identity.inbound.authentication import Authenticator
+    from mcp_identity.inbound.keys import IssuerKeys
+    from mcp_identity.inbound.workload_tokens import WorkloadTokens
+
+    vault, clock = prepared.vault, prepared.clock
+    tokens = WorkloadTokens(vault, clock, prepared.entropy, prepared.graph.settings.public_url)
+    return Authenticator(vault, IssuerKeys(prepared.transport, clock, prepared.tasks), tokens, clock)
 
 
 def _listen(front: LoopbackFront, broker: Broker, client: Transport, clock: Clock, entropy: Entropy) -> LoopbackListener:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from mcp_identity.broker.tasks import OwnedTasks
 from mcp_identity.domain.clock import Clock, Entropy
 from mcp_identity.domain.consent import Binding
+from mcp_identity.domain.credentials import Secret
+from mcp_identity.domain.identity import User, WorkloadIdentity
 from mcp_identity.domain.provider import Release
 from mcp_identity.transport import Transport
 from mcp_identity.vault.vault import Vault
@@ -36,6 +39,22 @@ class ConsentFront(Protocol):
     @property
     def binding(self) -> Binding:
         """How browsers prove themselves there: `LOCAL` on a single user's machine, else `LOGIN`."""
+        ...
+
+
+class TokenMint(Protocol):
+    """Makes workload access tokens; whether there may be one is the broker's decision."""
+
+    def seal(
+        self,
+        workload: WorkloadIdentity,
+        user: User | None,
+        *,
+        issued_at: datetime,
+        expires_at: datetime,
+        tool_scopes: frozenset[str] | None,
+    ) -> tuple[Secret, str]:
+        """The token, and its id for the trail."""
         ...
 
 
@@ -68,5 +87,6 @@ class Services:
     front: ConsentFront
     default_release: Release
     limits: Limits
+    mint: TokenMint
     public_url: str = ""
     """Where callers reach this server over HTTP, without a slash at the end; empty where that is not known."""

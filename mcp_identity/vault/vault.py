@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections import Counter
 from hashlib import sha256
 from typing import TypeVar
 
@@ -55,12 +56,13 @@ class Vault:
 
     async def run(self, unit: Unit[T], event: AuditEvent | None = None) -> T:
         """Run a unit of work in one durable transaction; see `Writer.run`."""
-        for _ in range(_KEY_ATTEMPTS):
+        missed = Counter[str]()  # a unit may need the keys of many tenants, one after another
+        while True:
             try:
                 return await self._writer.run(unit, event)
             except KeyNotLoaded as missing:
+                _count_miss(missed, missing.tenant)
                 await anyio.to_thread.run_sync(self.load_keys, missing.tenant)
-        raise VaultUnavailable(_NO_KEYS)
 
     async def read(self, unit: Unit[T]) -> T:
         """Run a unit that only reads, beside the writer.
@@ -72,16 +74,17 @@ class Vault:
         return await anyio.to_thread.run_sync(self._read, unit)
 
     def _read(self, unit: Unit[T]) -> T:
-        for _ in range(_KEY_ATTEMPTS):
+        missed = Counter[str]()
+        while True:
             try:
                 with self._readers.connect() as connection:
                     chain, now = AuditChain(""), self._clock.now()
                     return unit(Records(connection, self._ring, self._entropy, Caches(), chain, now))
             except KeyNotLoaded as missing:
+                _count_miss(missed, missing.tenant)
                 self.load_keys(missing.tenant)
             except SQLAlchemyError as error:
                 raise storage_failure(error) from None
-        raise VaultUnavailable(_NO_KEYS)
 
     async def check_storage(self) -> tuple[int, tuple[str, ...]]:
         """Let SQLite check the database file.
@@ -171,6 +174,17 @@ class Vault:
         self._readers.dispose()
         self._writes.dispose()
         self._locks.release()
+
+
+def _count_miss(missed: Counter[str], tenant: str) -> None:
+    """Note that a tenant's keys are not loaded.
+
+    Raises:
+        VaultUnavailable: If loading them did not help, again and again.
+    """
+    missed[tenant] += 1
+    if missed[tenant] >= _KEY_ATTEMPTS:
+        raise VaultUnavailable(_NO_KEYS)
 
 
 def open_vault(location: VaultLocation, clock: Clock, entropy: Entropy, *, initialise: bool = False) -> Vault:

@@ -1,0 +1,236 @@
+"""Whom does this bearer prove: which agent, and for which user?
+
+Three kinds of bearer, told apart by how they begin: a workload's own key, a workload access token, and a JWT of an issuer that
+an operator added. What the vault says of the workload and the user is read in one unit of work for each call, so that whoever
+is disabled, removed or signed out is so at once. Which of several workloads a JWT speaks for follows from their authorizers;
+the caller's word chooses only between workloads that share their tokens. Nothing is kept of a bearer. Refusals are one text
+for every reason; counting, limiting and auditing them is done at the gate, which knows where they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from mcp_identity.domain.clock import Clock
+from mcp_identity.domain.credentials import Secret
+from mcp_identity.domain.errors import Unauthenticated
+from mcp_identity.domain.identity import Principal, Proof, User, UserKind, WorkloadIdentity
+from mcp_identity.domain.issuer import Issuer
+from mcp_identity.domain.workload_key import WORKLOAD_KEY_PREFIX
+from mcp_identity.inbound.jwt import VerifiedToken, issuer_of, read_token, unauthenticated, verify_access_token
+from mcp_identity.inbound.workload_keys import digest_of, find_key
+from mcp_identity.inbound.workload_tokens import WORKLOAD_TOKEN_PREFIX, WorkloadToken, WorkloadTokens
+from mcp_identity.oauth.jws import CompactToken, PublicKey
+from mcp_identity.vault.records import Records
+from mcp_identity.vault.vault import Vault
+
+T = TypeVar("T")
+_CHANGES_SEEN = 3
+"""How often the issuers may change under one authentication."""
+
+
+class Keys(Protocol):
+    """Knows with which keys an issuer signs."""
+
+    async def get(self, issuer: Issuer, key_id: str | None) -> tuple[PublicKey, ...]:
+        """The issuer's keys; none where they cannot be had."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedUser:
+    """A user, as their own token proves.
+
+    Attributes:
+        user: Who.
+        expires_at: When the token ends.
+        issuer_id: The row of the issuer that says so.
+    """
+
+    user: User
+    expires_at: datetime
+    issuer_id: str
+
+
+class Authenticator:
+    """Believes bearers, or does not."""
+
+    def __init__(self, vault: Vault, keys: Keys, tokens: WorkloadTokens, clock: Clock) -> None:
+        """Keep what it works with.
+
+        Args:
+            vault: Issuers, workloads, users and keys.
+            keys: The issuers' keys.
+            tokens: Opens workload access tokens.
+            clock: For expiries.
+        """
+        self._vault = vault
+        self._keys = keys
+        self._tokens = tokens
+        self._clock = clock
+        self._issuers: tuple[Issuer, ...] = ()
+
+    async def authenticate(self, bearer: Secret, *, edge: str, workload_hint: str = "") -> Principal:
+        """The principal that a bearer proves.
+
+        Args:
+            bearer: What the caller brings.
+            edge: The door that it came through, for the trail.
+            workload_hint: The name of the workload that the caller wants to be; heard only between workloads that share
+                their tokens.
+
+        Raises:
+            Unauthenticated: If it proves nothing, for whatever reason.
+            TokenExpired: If it did, and has ended.
+            StorageError: If that cannot be known now.
+        """
+        text = bearer.reveal()
+        if text.startswith(WORKLOAD_KEY_PREFIX):
+            digest = digest_of(bearer)
+            return await self._ask(lambda records: _principal_of_key(records, digest, edge))
+        if text.startswith(WORKLOAD_TOKEN_PREFIX):
+            token = self._tokens.open(text)
+            return await self._ask(lambda records: _principal_of_token(records, token, edge))
+        return await self._of_jwt(text, lambda records, verified: _principal_of_jwt(records, verified, edge, workload_hint))
+
+    async def verify_user_token(self, principal: Principal, token: Secret) -> VerifiedUser:
+        """The user of a second bearer: a JWT that the calling workload's own authorizer accepts.
+
+        Raises:
+            Unauthenticated: If it proves no user to this workload, for whatever reason.
+            TokenExpired: If it did, and has ended.
+            StorageError: If that cannot be known now.
+        """
+        return await self._of_jwt(token.reveal(), lambda records, verified: _user_for(records, verified, principal))
+
+    async def _of_jwt(self, text: str, decide: Callable[[Records, VerifiedToken], T | None]) -> T:
+        """Verify a JWT, and let the vault decide what it proves."""
+        token = read_token(text)
+        for _ in range(_CHANGES_SEEN):
+            issuer = await self._issuer(token)
+            verified = verify_access_token(token, issuer, await self._keys.get(issuer, token.key_id), self._clock.now())
+
+            def unit(records: Records, verified: VerifiedToken = verified) -> tuple[bool, T | None]:
+                # An issuer that was removed or changed since we looked vouches for nothing.
+                stands = any(each == verified.issuer for each in records.all_issuers())
+                return stands, decide(records, verified) if stands else None
+
+            stands, found = await self._vault.run(unit)
+            if found is not None:
+                return found
+            if stands:
+                break
+            self._issuers = ()
+        raise unauthenticated()
+
+    async def _issuer(self, token: CompactToken) -> Issuer:
+        """The issuer that a token names; looked for once more in the vault, where it is not among those that we know."""
+        try:
+            return issuer_of(token, self._issuers)
+        except Unauthenticated:
+            self._issuers = await self._vault.run(lambda records: records.all_issuers())
+            return issuer_of(token, self._issuers)
+
+    async def _ask(self, unit: Callable[[Records], T | None]) -> T:
+        """Run a unit; one that finds nobody says None, since one that raises would cost the writer what it has decoded."""
+        found = await self._vault.run(unit)
+        if found is None:
+            raise unauthenticated()
+        return found
+
+
+def _principal_of_key(records: Records, digest: bytes, edge: str) -> Principal | None:
+    key = find_key(records, digest)
+    workload = records.find_workload_id(key.tenant, key.workload_id) if key else None
+    if key is None or workload is None or workload.disabled:
+        return None
+    return Principal(
+        workload=workload,
+        user=None,
+        authenticated_by=Proof.WORKLOAD_KEY,
+        verified=True,
+        edge=edge,
+        credential_id=key.id,
+        expires_at=key.expires_at,
+    )
+
+
+def _principal_of_token(records: Records, token: WorkloadToken, edge: str) -> Principal | None:
+    workload = records.find_workload_id(token.tenant, token.workload_id)
+    if workload is None or workload.disabled or workload.epoch != token.epoch:
+        return None
+    if token.user is not None and not _still_counts(records, token.tenant, token.user, token.issued_at):
+        return None
+    return Principal(
+        workload=workload,
+        user=token.user,
+        authenticated_by=Proof.WORKLOAD_TOKEN,
+        verified=True,
+        edge=edge,
+        tool_scopes=token.tool_scopes,
+        credential_id=token.token_id,
+        expires_at=token.expires_at,
+    )
+
+
+def _principal_of_jwt(records: Records, verified: VerifiedToken, edge: str, hint: str) -> Principal | None:
+    issuer = verified.issuer
+    workload = _workload_of(records, verified, hint)
+    if workload is None or workload.disabled or not _user_counts(records, verified):
+        return None
+    return Principal(
+        workload=workload,
+        user=verified.user,
+        authenticated_by=Proof.JWT,
+        verified=True,
+        edge=edge,
+        tool_scopes=verified.scopes if issuer.require_tool_scopes else None,
+        credential_id=verified.token_id,
+        expires_at=verified.expires_at,
+    )
+
+
+def _user_for(records: Records, verified: VerifiedToken, principal: Principal) -> VerifiedUser | None:
+    workload = records.find_workload_id(principal.tenant, principal.workload.id)
+    if workload is None or workload.disabled or verified.issuer.tenant != principal.tenant:
+        return None
+    user = verified.user
+    if user is None or not _accepts(workload, verified) or not _user_counts(records, verified):
+        return None
+    return VerifiedUser(user, verified.expires_at, verified.issuer.id)
+
+
+def _workload_of(records: Records, verified: VerifiedToken, hint: str) -> WorkloadIdentity | None:
+    """The one workload that a token speaks for; of several, the one that is named, if all of them share their tokens."""
+    accepting = [each for each in records.workloads_with_authorizer(verified.issuer.tenant) if _accepts(each, verified)]
+    if len(accepting) > 1:
+        accepting = (
+            [each for each in accepting if each.name == hint] if all(each.shared_authorizer for each in accepting) else []
+        )
+    return accepting[0] if len(accepting) == 1 else None
+
+
+def _accepts(workload: WorkloadIdentity, verified: VerifiedToken) -> bool:
+    return workload.authorizer.accepts(
+        verified.issuer.id, verified.audiences, verified.client, verified.scopes, verified.claims
+    )
+
+
+def _user_counts(records: Records, verified: VerifiedToken) -> bool:
+    """Register the token's user at first sight; whether the token was issued after the user's credentials were ended."""
+    if verified.user is None:
+        return True
+    not_before = records.register_user(verified.issuer.tenant, verified.user)
+    return not_before is None or verified.issued_at > not_before
+
+
+def _still_counts(records: Records, tenant: str, user: User, issued_at: datetime) -> bool:
+    """Whether a user of a workload access token is one that their issuer still vouches for, and was not signed out since."""
+    vouched = user.kind is not UserKind.OIDC or any(
+        each.tenant == tenant and each.issuer == user.issuer and not each.disabled for each in records.all_issuers()
+    )
+    not_before = records.register_user(tenant, user)
+    return vouched and (not_before is None or issued_at > not_before)
