@@ -98,16 +98,27 @@ SITES: dict[Preset, Site] = {
 }  # fmt: skip
 
 
+SigningKey = RSAKey | ECKey | OKPKey
+
+
 @cache
-def signing_key(kid: str, kind: str = "RSA") -> RSAKey | ECKey | OKPKey:
-    """The key of this name; the same in the whole process."""
-    match kind:
-        case "RSA":
-            return RSAKey.generate_key(2048, {"kid": kid, "use": "sig", "alg": "RS256"}, private=True)
-        case "EC":
+def signing_key(kid: str) -> SigningKey:
+    """The key of this name, the same in the whole process; its beginning says of which kind: ``ec-``, ``es384-``, ``es512-``,
+    ``ed-``, ``any-`` for RSA with any algorithm, and RSA for RS256 alone.
+    """  # fmt: skip
+    match kid.partition("-")[0]:
+        case "ec":
             return ECKey.generate_key("P-256", {"kid": kid, "use": "sig", "alg": "ES256"}, private=True)
-        case _:
+        case "es384":
+            return ECKey.generate_key("P-384", {"kid": kid, "use": "sig", "alg": "ES384"}, private=True)
+        case "es512":
+            return ECKey.generate_key("P-521", {"kid": kid, "use": "sig", "alg": "ES512"}, private=True)
+        case "ed":
             return OKPKey.generate_key("Ed25519", {"kid": kid, "use": "sig", "alg": "Ed25519"}, private=True)
+        case "any":
+            return RSAKey.generate_key(2048, {"kid": kid, "use": "sig"}, private=True)
+        case _:
+            return RSAKey.generate_key(2048, {"kid": kid, "use": "sig", "alg": "RS256"}, private=True)
 
 
 @dataclass(slots=True)
@@ -230,6 +241,11 @@ class FakeIdentityProvider:
     # What tests ask
 
     @property
+    def epoch(self) -> int:
+        """The time, as tokens write it."""
+        return int(self._now().timestamp())
+
+    @property
     def jwks_fetches(self) -> int:
         """How often its keys were asked for."""
         path = urlsplit(self.jwks_url).path
@@ -244,23 +260,22 @@ class FakeIdentityProvider:
         """Sign with a new key from now on.
 
         Args:
-            kid: Its name; ``ec-…`` and ``ed-…`` are of those kinds.
+            kid: Its name, see `signing_key`.
             keep: Whether the old ones stay published.
         """
         self.keys = [kid, *(self.keys if keep else [])]
 
     def jwks(self) -> Claims:
         """Its key set."""
-        found = [self.key(kid).as_dict(private=False) for kid in self.keys]
+        found = [signing_key(kid).as_dict(private=False) for kid in self.keys]
         if self.preset == "entra":
             found = [{**each, "issuer": f"{self.origin}/{{tenantid}}/v2.0", "x5c": ["MIIDCERTIFICATE"]} for each in found]
         padding = {"padding": "x" * self.knobs.jwks_padding} if self.knobs.jwks_padding else {}
         return {"keys": [*found, *self.knobs.extra_keys], **padding}
 
-    def key(self, kid: str) -> RSAKey | ECKey | OKPKey:
-        """One of its keys, with the private part."""
-        kind = {"ec-": "EC", "ed-": "OKP"}.get(kid[:3], "RSA")
-        return signing_key(kid, kind)
+    def publish(self, *kids: str) -> None:
+        """Add keys to the key set; what signs stays."""
+        self.keys += [kid for kid in kids if kid not in self.keys]
 
     # What it issues
 
@@ -329,9 +344,8 @@ class FakeIdentityProvider:
     def sign(self, claims: Mapping[str, Any], header: Mapping[str, Any] | None = None, *, kid: str | None = None) -> str:
         """A compact token of these claims; a claim or a header that is None is left out."""
         name = self.keys[0] if kid is None else kid
-        key = self.key(name)
-        algorithm = {"RSA": "RS256", "EC": "ES256", "OKP": "Ed25519"}[key.key_type]
-        fields: Claims = {"alg": algorithm, "kid": name, **self._header(), **(header or {})}
+        key = signing_key(name)
+        fields: Claims = {"alg": key.alg or "RS256", "kid": name, **self._header(), **(header or {})}
         fields = {each: value for each, value in fields.items() if value is not None}
         body = json.dumps({each: value for each, value in claims.items() if value is not None}).encode()
         registry = jws.JWSRegistry(algorithms=[fields["alg"]], strict_check_header=False)
@@ -347,18 +361,18 @@ class FakeIdentityProvider:
             case "cognito":
                 return {
                     "sub": _uuid(person.subject), "client_id": client, "token_use": "access", "username": person.subject,
-                    "scope": scopes or "aws.cognito.signin.user.admin", "version": 2, "auth_time": self._epoch(),
+                    "scope": scopes or "aws.cognito.signin.user.admin", "version": 2, "auth_time": self.epoch,
                     "origin_jti": _uuid("origin"), "event_id": _uuid("event"), "cognito:groups": ["staff"],
                 }  # fmt: skip
             case "okta":
                 return {
                     "ver": 1, "sub": person.email, "uid": f"00u{person.subject}", "cid": client,
-                    "scp": (scopes or "openid").split(), "auth_time": self._epoch(),
+                    "scp": (scopes or "openid").split(), "auth_time": self.epoch,
                 }  # fmt: skip
             case "entra":
                 made: Claims = {
                     "tid": self.tenant_id, "oid": person.object_id, "sub": person.pairwise(client), "name": person.name,
-                    "scp": scopes or "access_as_user", "uti": "uti", "rh": "0.rh", "aio": "aio", "nbf": self._epoch(),
+                    "scp": scopes or "access_as_user", "uti": "uti", "rh": "0.rh", "aio": "aio", "nbf": self.epoch,
                 }  # fmt: skip
                 if version == 1:
                     return made | {
@@ -389,7 +403,7 @@ class FakeIdentityProvider:
                 principal = _uuid(f"service {client}")
                 return {
                     "tid": self.tenant_id, "oid": principal, "sub": principal, "azp": client, "azpacr": "1", "idtyp": "app",
-                    "roles": (scopes or "Run.All").split(), "ver": "2.0", "uti": "uti", "rh": "0.rh", "nbf": self._epoch(),
+                    "roles": (scopes or "Run.All").split(), "ver": "2.0", "uti": "uti", "rh": "0.rh", "nbf": self.epoch,
                 }  # fmt: skip
             case "auth0":
                 return {
@@ -405,7 +419,7 @@ class FakeIdentityProvider:
 
     def id_claims(self, person: Person = ALICE) -> Claims:
         """What an ID token says beside issuer, audience, nonce and times."""
-        common: Claims = {"name": person.name, "email": person.email, "auth_time": self._epoch()}
+        common: Claims = {"name": person.name, "email": person.email, "auth_time": self.epoch}
         match self.preset:
             case "oidc":
                 return {"sub": person.subject, "at_hash": "at-hash", **common}
@@ -422,7 +436,7 @@ class FakeIdentityProvider:
             case "entra":
                 return {
                     "tid": self.tenant_id, "oid": person.object_id, "sub": person.pairwise(self.login_client), "ver": "2.0",
-                    "preferred_username": person.email, "name": person.name, "rh": "0.rh", "uti": "uti", "nbf": self._epoch(),
+                    "preferred_username": person.email, "name": person.name, "rh": "0.rh", "uti": "uti", "nbf": self.epoch,
                 }  # fmt: skip
             case "auth0":
                 return {"sub": f"auth0|{person.subject}", "sid": "sid", "org_id": self.tenant_id, **common}
@@ -443,7 +457,7 @@ class FakeIdentityProvider:
 
     def _common(self, audience: str | list[str] | None, lifetime_seconds: int) -> Claims:
         audience = self.audience if audience is None else audience
-        now = self._epoch()
+        now = self.epoch
         issued = min(now, now + lifetime_seconds - 1)
         return {
             "iss": self.issuer,
@@ -452,9 +466,6 @@ class FakeIdentityProvider:
             "exp": now + lifetime_seconds,
             "jti": self._mint("jti"),
         }
-
-    def _epoch(self) -> int:
-        return int(self._now().timestamp())
 
     def _mint(self, kind: str) -> str:
         with self._lock:
