@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mcp import MCPError
 from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState, RequestStateSecurity
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from mcp_identity.domain.identity import Principal
 
 _LIFETIME_SECONDS = 600.0
+_REFUSED = {"reason": "invalid_request_state"}
+"""How the SDK marks the error with which it refuses state, whatever is wrong with it."""
 
 
 @dataclass(slots=True)
@@ -49,20 +52,27 @@ class RequestStates:
         if bound is not None:
             bound.principal = json.dumps([principal.tenant, principal.workload.id, principal.user_key])
 
-    def middleware(self, begin: Callable[[], Awaitable[object]]) -> Any:
+    def middleware(self, begin: Callable[[], Awaitable[Callable[[], Awaitable[None]]]]) -> Any:
         """Server middleware, outside of the SDK's own that opens what comes in.
 
         Args:
-            begin: Begins a call, so that key and principal are known before state is opened.
+            begin: Begins a call, so that key and principal are known before state is opened; gives what writes down that
+                it was refused.
         """
 
         async def bind(ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+            parameters: Mapping[str, Any] = ctx.params or {}
             token = _bound.set(_Bound())
             try:
-                parameters: Mapping[str, Any] = ctx.params or {}
-                if parameters.get("requestState") is not None:
-                    await begin()
-                return await call_next(ctx)
+                if parameters.get("requestState") is None:
+                    return await call_next(ctx)
+                write_down = await begin()
+                try:
+                    return await call_next(ctx)
+                except MCPError as error:
+                    if error.error.data == _REFUSED:
+                        await write_down()
+                    raise
             finally:
                 _bound.reset(token)
 

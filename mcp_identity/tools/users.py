@@ -16,7 +16,7 @@ from mcp_identity.domain.identity import ASSERTED_ISSUER, User, UserKind
 if TYPE_CHECKING:
     from mcp_identity.domain.identity import Principal
 
-USER_ID_LIMIT = 256
+USER_ID_LIMIT = 255
 
 
 class VerifiedUser(Protocol):

@@ -91,7 +91,7 @@ async def test_an_id_counts_only_where_an_operator_said_so(tool: str, client: Cl
     assert asserted.key != user("bob").key
 
 
-NO_IDS = ["b b", "bob ", "a\nb", "a\tb", "a\0b", "\u202ebob", "bo\u200bb", "\u00a0", "x" * 257]
+NO_IDS = ["b b", "bob ", "a\nb", "a\tb", "a\0b", "\u202ebob", "bo\u200bb", "\u00a0", "x" * 256]
 
 
 @pytest.mark.parametrize("tool", TOOLS)
