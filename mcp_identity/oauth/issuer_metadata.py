@@ -122,7 +122,7 @@ def require_issuer_keys(response: HttpResponse) -> None:
 def _addresses(issuer: str) -> tuple[str, ...]:
     """Where an issuer's metadata may be (OpenID Connect Discovery §4.1, RFC 8414 §3.1 and §5)."""
     parts = urlsplit(issuer)
-    if "?" in issuer or "#" in issuer or not parts.netloc:
+    if "?" in issuer or "#" in issuer or not parts.netloc or "{" in parts.netloc:  # organisations have paths, no hosts
         return ()
     base, path = issuer.removesuffix("/"), parts.path.rstrip("/")
     origin = f"{parts.scheme}://{parts.netloc}"

@@ -123,7 +123,6 @@ class Vault:
         if tenant in await self.read(lambda records: records.list_tenants()):
             return
         key = await anyio.to_thread.run_sync(self._ring.make, tenant, self._entropy)
-        self._ring.load(tenant, [key])
 
         def unit(records: Records) -> bool:
             if tenant in records.list_tenants():
@@ -132,8 +131,16 @@ class Vault:
             records.insert_tenant(tenant)
             return True
 
-        if not await self.run(unit):
-            await anyio.to_thread.run_sync(self.load_keys, tenant)  # another process was first: its key is the tenant's
+        for _ in range(_KEY_ATTEMPTS):
+            await anyio.to_thread.run_sync(self._ring.load, tenant, [key])
+            try:
+                made = await self._writer.run(unit)
+            except KeyNotLoaded:  # the configuration epoch moved, so the writer dropped it; it is in no row to be read from
+                continue
+            if not made:
+                await anyio.to_thread.run_sync(self.load_keys, tenant)  # another process was first: its key is the tenant's
+            return
+        raise VaultUnavailable(_NO_KEYS)
 
     def derived_key(self, purpose: str) -> bytes:
         """A 32-byte key of this vault for one purpose."""
