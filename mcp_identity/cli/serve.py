@@ -8,31 +8,43 @@ from __future__ import annotations
 
 import argparse
 import gc
+import sys
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from mcp_identity.settings import Settings
 
 _EPILOG = """\
-An MCP host starts this by itself; `mcp-identity clients install claude-desktop` writes the host's configuration.
+stdio: an MCP host starts this by itself; `mcp-identity clients install claude-desktop` writes the host's configuration.
 Only JSON-RPC goes to stdout; everything else goes to stderr.
+
+http and sse: every caller brings `Authorization: Bearer`, on this machine too: a token of an issuer that you added, or a
+workload key. Beyond 127.0.0.1 set MCP_IDENTITY_PUBLIC_URL, and a certificate or a proxy; see docs/reverse-proxy.md.
 
 examples:
   mcp-identity serve
   mcp-identity serve --workload claude-desktop
+  mcp-identity serve --transport http
+  mcp-identity serve --transport http --insecure-loopback
+  MCP_IDENTITY_PUBLIC_URL=https://identity.example.com MCP_IDENTITY_TRUSTED_PROXIES=10.0.0.0/8 \\
+    mcp-identity serve --transport sse --host 0.0.0.0
 """
+_HOST, _PORT = "127.0.0.1", 8000
+_HIGHEST_PORT = 65_535
 
 
 def serve(arguments: list[str]) -> NoReturn:
-    """Serve MCP until the host ends; does not return.
+    """Serve MCP until the host, or a signal, ends it; does not return.
 
     Args:
         arguments: What follows `serve` on the command line.
     """
-    options = _parser().parse_args(arguments)
-    gc.disable()  # `serve_stdio` switches it on again, once everything is imported
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.transport == "stdio":
+        _refuse_network_options(parser, options)
+    gc.disable()  # switched on again once everything is imported
     from mcp_identity import __version__
-    from mcp_identity.app.stdio import serve_stdio
     from mcp_identity.cli.logs import configure_logging
 
     configure_logging("WARNING", "human")  # until the settings are read: nothing may log in another way
@@ -43,7 +55,26 @@ def serve(arguments: list[str]) -> NoReturn:
 
         return load_settings(workload=workload)
 
-    serve_stdio(load, lambda settings: configure_logging(settings.log_level, settings.log_format), version=__version__)
+    def configure(settings: Settings) -> None:
+        configure_logging(settings.log_level, settings.log_format)
+
+    if options.transport == "stdio":
+        from mcp_identity.app.stdio import serve_stdio
+
+        serve_stdio(load, configure, version=__version__)
+    from mcp_identity.app.exposure import HttpOptions
+    from mcp_identity.app.http_process import serve_http
+
+    given = HttpOptions(
+        transport=options.transport,
+        host=options.host or _HOST,
+        port=_PORT if options.port is None else options.port,
+        insecure_loopback=options.insecure_loopback,
+        allow_http_loopback=options.allow_http_loopback,
+    )
+    gc.freeze()  # what stands now stays; it is never looked at again
+    gc.enable()
+    sys.exit(serve_http(load, configure, given, version=__version__))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,6 +84,48 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--transport", choices=["stdio"], default="stdio", help="how the host talks to us (default: stdio)")
-    parser.add_argument("--workload", metavar="NAME", help="the agent's name; default: MCP_IDENTITY_WORKLOAD or the host's")
+    parser.add_argument(
+        "--transport",
+        choices=["stdio", "http", "sse"],
+        default="stdio",
+        help="how callers talk to us: stdio (default), http for Streamable HTTP at /mcp, sse for that and /sse",
+    )
+    parser.add_argument(
+        "--workload", metavar="NAME", help="the agent's name, on stdio; default: MCP_IDENTITY_WORKLOAD or the host's"
+    )
+    parser.add_argument("--host", help=f"where to listen (default: {_HOST})")
+    parser.add_argument("--port", type=_port, help=f"where to listen; 0 for a free port (default: {_PORT})")
+    parser.add_argument(
+        "--insecure-loopback",
+        action="store_true",
+        help="on 127.0.0.1, serve your own programs without asking who they are; nothing may be forwarded here",
+    )
+    parser.add_argument(
+        "--allow-http-loopback",
+        action="store_true",
+        help="let providers made over an API use http:// on a loopback address, for development",
+    )
+    parser.add_argument(
+        "--trust-local-user",
+        action="store_true",
+        help="on stdio, believe this machine's user on a vault that others share; a SQLite vault needs no such word",
+    )
     return parser
+
+
+def _refuse_network_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """An option that stdio does not have is a mistake that must not pass in silence."""
+    given = {
+        "--host": options.host is not None,
+        "--port": options.port is not None,
+        "--insecure-loopback": options.insecure_loopback,
+        "--allow-http-loopback": options.allow_http_loopback,
+    }
+    for name in (name for name, there in given.items() if there):
+        parser.error(f"{name} is for --transport http or sse")
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) > _HIGHEST_PORT:
+        raise argparse.ArgumentTypeError(f"a port is 0 to {_HIGHEST_PORT}")
+    return int(text)

@@ -140,27 +140,27 @@ class Gate:
         limits, digest = self._post.limits, bearer.digest
         tried = (("bearer", digest),) if digest in self._post.known else (("bearer", digest), ("source", source))
         if any(limits.failures.is_empty(key) for key in tried):
-            limits.refused(RateLimited.code, None, source)
+            limits.refused(RateLimited.code, self._edge, None, source)
             return challenges.too_many(60)
         try:
             principal = await authenticator.authenticate(
                 bearer.secret, edge=self._edge, workload_hint=headers.get(WORKLOAD_HEADER, "")
             )
         except CallerError as error:
-            limits.refused(error.code, None, source)
+            limits.refused(error.code, self._edge, None, source)
             self._post.known.pop(digest, None)
             for key in (("bearer", digest), ("source", source)):
                 limits.failures.take(key)
             return challenges.unauthenticated(self._metadata_url, SCOPES, error)
         except RateLimited as error:
-            limits.refused(error.code, None, source)
+            limits.refused(error.code, self._edge, None, source)
             return challenges.too_many(error.retry_after_seconds or 1)
         except StorageError as error:
             return challenges.storage(error)
         self._remember(digest)
         wait = limits.requests.take(caller_of(principal))
         if wait:
-            limits.refused(RateLimited.code, principal, "")
+            limits.refused(RateLimited.code, self._edge, principal, "")
             return challenges.too_many(wait)
         return self._step_up(headers, principal) or principal
 
@@ -179,7 +179,7 @@ class Gate:
         name = decode_header_value(headers.get("mcp-name")) if is_stateless(headers) else None
         if name is None or name not in SCOPE_OF or is_allowed(principal, name):
             return None
-        self._post.limits.refused(challenges.INSUFFICIENT_SCOPE, principal, "")
+        self._post.limits.refused(challenges.INSUFFICIENT_SCOPE, self._edge, principal, "")
         return challenges.insufficient_scope(self._metadata_url, scopes_needed(principal, name))
 
     async def _until_expired(self, bearer: Secret, headers: Headers, principal: Principal) -> None:
@@ -217,7 +217,7 @@ class Gate:
         streams = scope["method"] == "GET" or (is_stateless(headers) and headers.get("mcp-method") == "subscriptions/listen")
         with (limits.streams if streams else limits.answering).hold(key) as has_room:
             if not has_room or (opens and not limits.sessions.has_room(key)):
-                limits.refused(RateLimited.code, principal, _source(scope))
+                limits.refused(RateLimited.code, self._edge, principal, _source(scope))
                 await challenges.say(challenges.too_many(1), send)
                 return
 

@@ -149,7 +149,7 @@ class Limits:
         answering: Requests that are being answered.
         streams: Event streams that are open.
         sessions: MCP sessions.
-        refused: Told of every refusal: why, of whom, from where.
+        refused: Told of every refusal: why, at which edge, of whom, from where.
     """
 
     calls: Buckets
@@ -158,7 +158,7 @@ class Limits:
     answering: Room
     streams: Room
     sessions: Sessions
-    refused: Callable[[str, Principal | None, str], None]
+    refused: Callable[[str, str, Principal | None, str], None]
 
     def admit(self, principal: Principal) -> None:
         """Let a tool call begin.
@@ -168,7 +168,7 @@ class Limits:
         """
         wait = self.calls.take(caller_of(principal))
         if wait:
-            self.refused(RateLimited.code, principal, "")
+            self.refused(RateLimited.code, principal.edge, principal, "")
             error = RateLimited("too many calls a second", retry_after_seconds=math.ceil(wait))
             error.audited = True
             raise error

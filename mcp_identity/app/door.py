@@ -1,0 +1,148 @@
+"""Which requests are looked at at all, and from where did they come?
+
+The outermost layer of the HTTP server, before every route: the addressed host and the page that a browser says it comes from
+must be on their lists, and the peer must be one that may speak to us. Forwarding headers count only where they come from a
+listed proxy, only for the client's address, and go no further: nothing below can build a URL of them.
+
+Trusts the socket for the peer's address, and the listed proxies for what they say about it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+
+from mcp_identity.web.health import PATHS
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_log = logging.getLogger(__name__)
+_FORWARDING = ("forwarded", "via", "x-real-ip")
+_FORWARDING_PREFIX = "x-forwarded"
+_DEFAULT_PORTS = {"https": ":443", "http": ":80"}
+BAD_REQUEST, FORBIDDEN, MISDIRECTED = 400, 403, 421
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class DoorRules:
+    """What the door knows.
+
+    Attributes:
+        hosts: Values of the Host header, lower case.
+        origins: Values of the Origin header, lower case.
+        proxies: Whose forwarding headers are believed.
+        only_proxies: Nobody else may speak to us but for our health: the way from anybody else is not encrypted.
+        only_loopback: Nothing forwarded, and nobody from another machine.
+        scheme: What the outside speaks to us; what the socket speaks may be another.
+    """
+
+    hosts: frozenset[str]
+    origins: frozenset[str]
+    proxies: tuple[Network, ...] = ()
+    only_proxies: bool = False
+    only_loopback: bool = False
+    scheme: str = "http"
+
+
+def hosts_of(urls: Iterable[str], further: Iterable[str]) -> frozenset[str]:
+    """The Host values of addresses of ours, with and without the scheme's own port, and further ones."""
+    hosts = {host.lower() for host in further}
+    for url in urls:
+        scheme, _, host = url.partition("://")
+        hosts.add(host)
+        hosts |= {host + _DEFAULT_PORTS[scheme]} if urlsplit(url).port is None else set[str]()
+    return frozenset(hosts)
+
+
+def networks_of(texts: Iterable[str]) -> tuple[Network, ...]:
+    """Networks out of their texts."""
+    return tuple(ip_network(text) for text in texts)
+
+
+class Door:
+    """The door."""
+
+    def __init__(self, app: ASGIApp, rules: DoorRules) -> None:
+        self._app = app
+        self._rules = rules
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or turn it away."""
+        if scope["type"] != "http":  # the lifespan; there is no route for web sockets
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        status = self._refusal(scope, headers)
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(raw=message.setdefault("headers", [])).setdefault("x-content-type-options", "nosniff")
+            await send(message)
+
+        if status:
+            _log.info("a request was turned away at the door with %d", status)
+            await PlainTextResponse("", status, {"cache-control": "no-store"})(scope, receive, send_guarded)
+            return
+        scope["client"] = (self._client(scope, headers), 0)
+        scope["scheme"] = self._rules.scheme
+        scope["headers"] = [(name, value) for name, value in scope["headers"] if not _forwards(name.decode("latin-1"))]
+        await self._app(scope, receive, send_guarded)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> int:
+        """The status to refuse with, or 0."""
+        rules, peer = self._rules, _address(_peer(scope))
+        if rules.only_loopback and (peer is None or not peer.is_loopback or any(map(_forwards, headers.keys()))):
+            return FORBIDDEN
+        if rules.only_proxies and not _is_in(peer, rules.proxies) and scope["path"] not in PATHS:
+            return FORBIDDEN
+        if not scope["path"].startswith("/"):  # `GET http://elsewhere/ HTTP/1.1`
+            return BAD_REQUEST
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or hosts[0].lower() not in rules.hosts:
+            return MISDIRECTED
+        origins = headers.getlist("origin")
+        return FORBIDDEN if any(origin.lower() not in rules.origins for origin in origins) else 0
+
+    def _client(self, scope: Scope, headers: Headers) -> str:
+        """Where a request began: the nearest address that is no proxy of ours."""
+        client = _peer(scope)
+        chain = [each.strip() for line in headers.getlist("x-forwarded-for") for each in line.split(",")]
+        while chain and _is_in(_address(client), self._rules.proxies):
+            before = _address(chain.pop())
+            if before is None:
+                break
+            client = str(before)
+        return client
+
+
+def _peer(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _forwards(name: str) -> bool:
+    return name in _FORWARDING or name.startswith(_FORWARDING_PREFIX)
+
+
+def _address(text: str) -> Address | None:
+    """An address; an IPv4 one inside an IPv6 one is the IPv4 one."""
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def _is_in(address: Address | None, networks: Sequence[Network]) -> bool:
+    return address is not None and any(address in network for network in networks)
