@@ -103,9 +103,11 @@ SigningKey = RSAKey | ECKey | OKPKey
 
 @cache
 def signing_key(kid: str) -> SigningKey:
-    """The key of this name, the same in the whole process; its beginning says of which kind: ``ec-``, ``es384-``, ``es512-``,
-    ``ed-``, ``any-`` for RSA with any algorithm, and RSA for RS256 alone.
-    """  # fmt: skip
+    """The key of this name, the same in the whole process.
+
+    Its beginning says of which kind: ``ec-``, ``es384-``, ``es512-``, ``ed-``, ``any-`` for RSA with any algorithm; any other
+    is RSA for RS256 alone.
+    """
     match kid.partition("-")[0]:
         case "ec":
             return ECKey.generate_key("P-256", {"kid": kid, "use": "sig", "alg": "ES256"}, private=True)
@@ -202,7 +204,7 @@ class FakeIdentityProvider:
         self.requests: list[str] = []
         self.tenant_id = {"entra": TENANT_ID, "google": "example.com", "auth0": "org_example"}.get(preset, "")
         self.multi_tenant = False
-        self._now = now
+        self.now = now
         self._codes: dict[str, _Code] = {}
         self._lock = threading.Lock()
         self._numbers = 0
@@ -243,7 +245,7 @@ class FakeIdentityProvider:
     @property
     def epoch(self) -> int:
         """The time, as tokens write it."""
-        return int(self._now().timestamp())
+        return int(self.now().timestamp())
 
     @property
     def jwks_fetches(self) -> int:
