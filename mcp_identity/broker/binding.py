@@ -95,7 +95,9 @@ def login_target(records: Records, request: ConsentRequest) -> LoginTarget:
     issuer = records.find_issuer_id(request.tenant, request.login_issuer)
     if issuer is None or issuer.disabled or not issuer.can_log_in:
         raise ProviderMisconfigured("the user's identity provider was changed since the link was given")
-    return LoginTarget(issuer.tenant, issuer.id, urlsplit(issuer.login_authorization_url).netloc)
+    ours = urlsplit(request.redirect_uri)  # the sign-in must come back to the host that the consent's cookies are of
+    host = urlsplit(issuer.login_authorization_url).netloc
+    return LoginTarget(issuer.tenant, issuer.id, host, f"{ours.scheme}://{ours.netloc}")
 
 
 def return_location(request: ConsentRequest, **answer: str) -> str:
@@ -117,3 +119,9 @@ def error_location(records: Records, request: ConsentRequest, error: IdentityErr
     if workload is None or workload.disabled or request.return_url not in workload.return_urls:
         return ""
     return return_location(request, error="access_denied" if isinstance(error, ConsentDenied) else "server_error")
+
+
+def return_host(request: ConsentRequest) -> str:
+    """The host of the app that the browser goes to at the end, or the scheme of an app without one; empty for our own page."""
+    parts = urlsplit(request.return_url)
+    return parts.netloc if parts.scheme in ("https", "http", "") else f"{parts.scheme}:"

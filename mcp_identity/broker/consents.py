@@ -16,7 +16,7 @@ from hashlib import sha256
 from mcp_identity.broker.access import require_access
 from mcp_identity.broker.answers import ConsentRequired
 from mcp_identity.broker.audit import NAME_LIMIT, Call
-from mcp_identity.broker.binding import Visitor, choose_binding, find_login_issuer, login_target, visitor_of
+from mcp_identity.broker.binding import Visitor, choose_binding, find_login_issuer, login_target, return_host, visitor_of
 from mcp_identity.broker.plan import Plan, consent_digest, dialect_of, host_of, title_of
 from mcp_identity.broker.progress import standing
 from mcp_identity.broker.services import Services
@@ -189,7 +189,7 @@ class Consents:
                 audience=request.audience,
                 expires_at=session.expires_at,
                 account_known=bool(grant and grant.tokens and grant.tokens.account_id),
-                return_host=host_of(request.return_url),
+                return_host=return_host(request),
                 signed_in_as=browser.user.display if login and browser else "",
                 login=login,
             )

@@ -33,11 +33,13 @@ class LoginTarget:
         tenant: The tenant.
         issuer_id: The row of its issuer.
         host: The host that the browser will be sent to; for the page's policy.
+        base_url: Scheme, host and port of our pages that the browser is on; empty for those of the whole server.
     """
 
     tenant: str
     issuer_id: str
     host: str = ""
+    base_url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +85,11 @@ class LoginDone:
         cookie: The session, sealed for that browser.
         purpose: What it was for.
         consent_id: The consent that it was for, or empty.
+        name: The name of its cookie, which has done its work.
     """
 
     session: BrowserSession
     cookie: Secret
     purpose: LoginPurpose
     consent_id: str
+    name: str

@@ -128,13 +128,26 @@ class Logins:
             if open_at_all >= MAXIMUM_OPEN or (consent_id and for_this >= MAXIMUM_PER_CONSENT):
                 raise RateLimited("too many sign-ins are on their way", retry_after_seconds=60)
             browser_hash, ends = sha256(browser.encode()).digest(), records.now + LOGIN_LIFETIME
-            login = Login(target.tenant, issuer.id, purpose, consent_id, state_hash, browser_hash, verifier, nonce, ends)
-            records.insert_login(login)
+            redirect_uri = f"{target.base_url or self._base_url}/login/callback/{issuer.id}"
+            records.insert_login(
+                Login(
+                    tenant=target.tenant,
+                    issuer_id=issuer.id,
+                    purpose=purpose,
+                    consent_id=consent_id,
+                    state_hash=state_hash,
+                    browser_hash=browser_hash,
+                    code_verifier=verifier,
+                    nonce=nonce,
+                    redirect_uri=redirect_uri,
+                    expires_at=ends,
+                )
+            )
             url = authorization_url(
                 _server(issuer),
                 issuer.login_client_id,
                 _DIALECT,
-                redirect_uri=self._redirect_uri(issuer),
+                redirect_uri=redirect_uri,
                 scopes=SCOPES,
                 state=state,
                 code_verifier=verifier,
@@ -183,7 +196,7 @@ class Logins:
             event = _event(accepted.login.tenant).ending(error.code, why=error.message)
             await self._vault.run(lambda records: records.append_audit(event))
             raise
-        return await self._begin_session(accepted.login, user)
+        return await self._begin_session(accepted.login, user, login_name(state))
 
     def _accept(
         self, records: Records, login: Login, issuer_id: str, parameters: Sequence[tuple[str, str]], browser_secret: str
@@ -210,7 +223,7 @@ class Logins:
             accepted.client,
             _DIALECT,
             code=accepted.code,
-            redirect_uri=self._redirect_uri(issuer),
+            redirect_uri=login.redirect_uri,
             code_verifier=login.code_verifier,
         )
         response = await self._transport.send(request, allow_http_loopback=issuer.allow_http_loopback)
@@ -228,7 +241,7 @@ class Logins:
             tenant_claim=issuer.rules.discriminator if issuer.discriminator_values else "",
         )
 
-    async def _begin_session(self, login: Login, user: User) -> LoginDone:
+    async def _begin_session(self, login: Login, user: User, name: str) -> LoginDone:
         now = self._clock.now()
         session = BrowserSession(login.tenant, login.issuer_id, user, now, now + BROWSER_SESSION_LIFETIME)
         event = _event(login.tenant, user)
@@ -239,7 +252,7 @@ class Logins:
             records.append_audit(event)
 
         await self._vault.run(unit, event)
-        return LoginDone(session, self.seal(session), login.purpose, login.consent_id)
+        return LoginDone(session, self.seal(session), login.purpose, login.consent_id, name)
 
     # The cookie
 
@@ -288,10 +301,7 @@ class Logins:
         return DataKey(_KEY_ID, self._vault.derived_key("browser-session"))
 
     def _place(self) -> Place:
-        return Place("browser_session", "", self._vault.id, "cookie", context=(self._base_url,))
-
-    def _redirect_uri(self, issuer: Issuer) -> str:
-        return f"{self._base_url}/login/callback/{issuer.id}"
+        return Place("browser_session", "", self._vault.id, "cookie")
 
 
 def login_name(state: str) -> str:

@@ -31,8 +31,24 @@ Of (client host, client port, server host, server port). May block, for some mil
 class Guard:
     """The door."""
 
-    def __init__(self, app: ASGIApp, *, allowed_hosts: frozenset[str], check_peer: CheckPeer | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        allowed_hosts: frozenset[str],
+        check_peer: CheckPeer | None = None,
+        origins: frozenset[str] = frozenset(),
+    ) -> None:
+        """Stand before an application.
+
+        Args:
+            app: What is behind.
+            allowed_hosts: Exact values of the Host header, lower case, with the port where it is not the scheme's own.
+            check_peer: Says whether the program at the other end may be answered; None for all.
+            origins: Our own origins as browsers name them; empty for the one that a request is sent to.
+        """
         self._app = app
+        self._origins = origins
         self._allowed_hosts = allowed_hosts
         self._check_peer = check_peer
 
@@ -71,7 +87,7 @@ class Guard:
         method: str = scope["method"]
         if not security.may_fetch(method, headers):
             return 403
-        if method == "POST" and not security.is_own_origin(headers, scope["scheme"]):
+        if method == "POST" and not security.is_own_origin(headers, scope["scheme"], self._origins):
             return 403
         return 0 if await self._is_welcome(scope) else 403
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from mcp_identity.domain.consent import ConsentState, ConsentView
+from mcp_identity.domain.consent import ConsentState, ConsentView, SignInView
 from mcp_identity.domain.errors import clean_text
 
 if TYPE_CHECKING:
@@ -88,6 +88,16 @@ def consent_page(view: ConsentView, *, now: datetime, form_token: str) -> str:
         return _render("finishing.html", view=view)
     code = "consent_expired" if waiting else (view.error_code or f"consent_{view.state}")
     return _render("ended.html", view=view, state="expired" if waiting else view.state.value, code=code, words=_words(code))
+
+
+def sign_in_page(view: SignInView, *, form_token: str) -> str:
+    """The page for a browser that has not proved whose it is. It says nothing of the request: not who asked, nor for what.
+
+    Args:
+        view: Whether somebody else is signed in.
+        form_token: For its form.
+    """
+    return _render("stranger.html" if view.stranger else "sign_in.html", form_token=form_token)
 
 
 def problem_page(code: str, *, retry_path: str = "") -> str:

@@ -16,9 +16,7 @@ MAXIMUM_QUERY_BYTES = 16 * 1024
 MAXIMUM_BODY_BYTES = 16 * 1024
 MAXIMUM_PARAMETERS = 32
 CALLBACK_PATH = "/oauth2/callback/"
-CONSENT_COOKIE_PREFIX = "mid_consent_"
-CONSENT_COOKIE_SECONDS = 600
-FORM_COOKIE = "mid_form"
+LOGIN_PATH = "/login/callback/"
 
 HEADERS: Mapping[str, str] = {
     "cache-control": "no-store",
@@ -32,6 +30,7 @@ HEADERS: Mapping[str, str] = {
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_APP_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:")
 _LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?")
 
 
@@ -59,10 +58,18 @@ def may_fetch(method: str, headers: Mapping[str, str]) -> bool:
     return site == "none" or (headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document")
 
 
-def is_own_origin(headers: Mapping[str, str], scheme: str) -> bool:
-    """Whether a request names no Origin, or the very origin that it is sent to; `null` is an origin, and not ours."""
+def is_own_origin(headers: Mapping[str, str], scheme: str, origins: frozenset[str] = frozenset()) -> bool:
+    """Whether a request names no Origin, or one of ours; `null` is an origin, and not ours.
+
+    Args:
+        headers: Of the request.
+        scheme: As the socket says; behind a proxy that ends TLS it is not the browser's.
+        origins: Our origins, where they are configured; without them, the very origin that the request is sent to.
+    """
     origin = headers.get("origin")
-    return origin is None or origin == f"{scheme}://{headers.get('host', '')}".lower()
+    if origin is None:
+        return True
+    return origin in origins if origins else origin == f"{scheme}://{headers.get('host', '')}".lower()
 
 
 def form_token(page_key: bytes, form_cookie: str, session_id: str) -> str:
@@ -78,44 +85,32 @@ def is_form_token(token: str, page_key: bytes, form_cookie: str, session_id: str
     return hmac.compare_digest(token.encode(), form_token(page_key, form_cookie, session_id).encode())
 
 
-def consent_cookie(session_id: str) -> str:
-    """The name of the cookie that marks the browser in which the button of this session was pressed."""
-    return CONSENT_COOKIE_PREFIX + session_id[:16]
-
-
-def browser_secrets(cookies: Mapping[str, str]) -> dict[str, str]:
-    """The marks among a browser's cookies: the first 16 characters of a session id → secret."""
-    return {
-        name.removeprefix(CONSENT_COOKIE_PREFIX): value
-        for name, value in cookies.items()
-        if name.startswith(CONSENT_COOKIE_PREFIX)
-    }
-
-
-def content_policy(vendor_host: str = "") -> str:
+def content_policy(*form_hosts: str) -> str:
     """The Content-Security-Policy of a page.
 
     Args:
-        vendor_host: Where the page's form leads in the end, as the page names it; empty for pages without a form.
+        form_hosts: Where the page's form leads, as the page names it: hosts, or ``scheme:`` for an app without one. None for
+            pages whose form stays with us.
     """
     return "; ".join(
         (
             "default-src 'none'",
             "style-src 'self'",
-            f"form-action 'self'{_form_targets(vendor_host)}",
+            f"form-action 'self'{_form_targets([host for host in form_hosts if host])}",
             "frame-ancestors 'none'",
             "base-uri 'none'",
         )
     )
 
 
-def _form_targets(vendor_host: str) -> str:
+def _form_targets(hosts: list[str]) -> str:
     """What beside ourselves a form may lead to.
 
     Browsers apply form-action to every redirect that follows the button, and vendors send the browser on to hosts of their
     own (a tenant's, a workspace's, a company's identity provider). Named hosts would therefore break sign-ins; any https
-    host it is, and plain http where the vendor is on this machine.
+    host it is, plain http where one of them is on this machine, and the scheme of an app that has no host.
     """
-    if not vendor_host:
+    if not hosts:
         return ""
-    return " https:" + (" http://127.0.0.1:* http://localhost:*" if _LOOPBACK_HOST.fullmatch(vendor_host) else "")
+    local = " http://127.0.0.1:* http://localhost:*" if any(_LOOPBACK_HOST.fullmatch(host) for host in hosts) else ""
+    return " https:" + local + "".join(f" {host}" for host in hosts if _APP_SCHEME.fullmatch(host))

@@ -17,10 +17,11 @@ import anyio
 import httpx2
 import pytest
 
-from mcp_identity.domain.consent import ConsentBegun, ConsentState, ConsentView
+from mcp_identity.domain.consent import ConsentBegun, ConsentState, ConsentView, Returned, SignInView
 from mcp_identity.domain.credentials import Secret
-from mcp_identity.domain.errors import ConsentNotFound, IdentityError, UpstreamUnavailable
+from mcp_identity.domain.errors import ConsentMismatch, ConsentNotFound, IdentityError, UpstreamUnavailable
 from mcp_identity.domain.http import HttpRequest, HttpResponse
+from mcp_identity.domain.login import BrowserSession, LoginTarget
 from mcp_identity.web.consent import consent_app
 from mcp_identity.web.guard import CheckPeer
 from mcp_identity.web.listener import LoopbackListener
@@ -28,6 +29,7 @@ from mcp_identity.web.listener import LoopbackListener
 SESSION = "0123456789abcdefghijklmnopqrstuvwxyzABCDE-_"
 HOST = "127.0.0.1:8976"
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
+LOGIN = LoginTarget("acme", "issuer-1", "login.example.com")
 
 
 def make_view(state: ConsentState = ConsentState.PENDING) -> ConsentView:
@@ -86,6 +88,9 @@ class FakeDesk:
         begin_error: Raised by the button, if set.
         callback_error: Raised by the callback, if set.
         callback_state: What the view's state is after a callback.
+        refuses: The callback comes from another browser.
+        redirect_url: Where the callback sends the browser on to, or empty.
+        initiator: The subject that has to be signed in, or empty.
         open_consents: Whether something is open; an error is raised.
         begun: What the button was pressed with.
         callbacks: What callbacks brought.
@@ -97,18 +102,29 @@ class FakeDesk:
     begin_error: Exception | None = None
     callback_error: Exception | None = None
     callback_state: ConsentState = ConsentState.COMPLETED
+    refuses: bool = False
+    redirect_url: str = ""
+    initiator: str = ""
     open_consents: bool | IdentityError = False
     begun: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
     callbacks: list[tuple[str, list[tuple[str, str]], dict[str, str]]] = field(
         default_factory=list[tuple[str, list[tuple[str, str]], dict[str, str]]]
     )
 
-    async def view_consent(self, session_id: str) -> ConsentView:
+    async def view_consent(self, session_id: str, browser: BrowserSession | None = None) -> ConsentView | SignInView:
         if session_id != self.view.id:
             raise ConsentNotFound("no such session")
+        if self.initiator and (browser is None or browser.user.subject != self.initiator):
+            return SignInView(self.view.id, self.view.state, LOGIN, stranger=browser is not None)
+        if self.initiator and browser is not None:
+            return replace(self.view, login=LOGIN, signed_in_as=browser.user.display)
         return self.view
 
-    async def begin_consent(self, session_id: str, *, allow_other_account: bool) -> ConsentBegun:
+    async def begin_consent(
+        self, session_id: str, *, allow_other_account: bool, browser: BrowserSession | None = None
+    ) -> ConsentBegun:
+        if self.initiator and (browser is None or browser.user.subject != self.initiator):
+            raise ConsentMismatch("somebody else")
         if self.begin_error is not None:
             raise self.begin_error
         if session_id != self.view.id:
@@ -117,13 +133,19 @@ class FakeDesk:
         return ConsentBegun(self.authorization_url, Secret("browser-secret"))
 
     async def receive_callback(
-        self, provider_id: str, parameters: Sequence[tuple[str, str]], browser_secrets: Mapping[str, str]
-    ) -> str:
+        self,
+        provider_id: str,
+        parameters: Sequence[tuple[str, str]],
+        browser_secrets: Mapping[str, str],
+        browser: BrowserSession | None = None,
+    ) -> Returned:
         self.callbacks.append((provider_id, list(parameters), dict(browser_secrets)))
         if self.callback_error is not None:
             raise self.callback_error
+        if self.refuses or (self.initiator and (browser is None or browser.user.subject != self.initiator)):
+            return Returned(self.view.id, refused=True)
         self.view = replace(self.view, state=self.callback_state)
-        return self.view.id
+        return Returned(self.view.id, self.redirect_url)
 
     async def has_open_consents(self) -> bool:
         if isinstance(self.open_consents, IdentityError):

@@ -20,9 +20,11 @@ NOT_THE_AGENTS = frozenset(
     {
         *("tenant", "workload_id", "workload_epoch", "user", "provider_row", "configuration_digest", "flow", "redirect_uri"),
         *("binding", "reason", "forced", "provider", "workload", "workload_verified", "user_display", "edge"),
+        *("user_kind", "login_issuer", "return_url", "custom_state", "elicited"),
     }
 )
-"""What of a request the agent does not choose: fixed by this server, its configuration or its operator."""
+"""What of a request the agent does not choose freely: fixed by this server, its configuration or its operator. The page names
+the host of the registered URL that the agent picked; what it wants to be handed back there is for its app alone."""
 
 
 async def open_page(browser: httpx2.AsyncClient, read_page: ReadPage) -> Page:

@@ -76,8 +76,10 @@ class Browser:
         return value
 
     async def open(self, url: str) -> None:
-        """Go there, as with a click on a link in another program; returns when the page is loaded."""
+        """Go there, as with a click on a link in another program; returns when the page is loaded and drawn."""
         await self._do("POST", "/url", url=url)
+        drawn = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done(true)))"
+        await self._do("POST", "/execute/async", script=drawn, args=[])
 
     async def press(self, *keys: str) -> None:
         """Press keys one after the other."""

@@ -38,6 +38,7 @@ class Login:
         browser_hash: SHA-256 of the cookie that this browser was given.
         code_verifier: PKCE (RFC 7636 §4.1).
         nonce: For the ID token.
+        redirect_uri: Where the identity provider sends the browser back to.
         expires_at: When an unfinished one ends.
     """
 
@@ -49,6 +50,7 @@ class Login:
     browser_hash: bytes
     code_verifier: Secret
     nonce: str
+    redirect_uri: str
     expires_at: datetime
 
 
@@ -59,7 +61,7 @@ class LoginRecords(IssuerRecords, UserRecords):
         """Keep a new one."""
         row_id, expires_at = self.new_id(), micros(login.expires_at)
         found_by = (login.purpose.value, login.issuer_id, login.consent_id, login.state_hash, login.browser_hash, expires_at)
-        sealed = json.dumps([login.code_verifier.reveal(), login.nonce]).encode()
+        sealed = json.dumps([login.code_verifier.reveal(), login.nonce, login.redirect_uri]).encode()
         self.connection.execute(
             insert(_LOGINS),
             {
@@ -96,7 +98,7 @@ class LoginRecords(IssuerRecords, UserRecords):
             raise VaultCorrupt("a sign-in was changed outside the product")
         place = _place(row["tenant_id"], row["id"], *(row[name] for name in names))
         try:
-            verifier, nonce = json.loads(self._open(row["sealed"], place))
+            verifier, nonce, redirect_uri = json.loads(self._open(row["sealed"], place))
             purpose = LoginPurpose(row["purpose"])
         except (TypeError, ValueError):
             raise VaultCorrupt("a sign-in is not what the product wrote") from None
@@ -109,6 +111,7 @@ class LoginRecords(IssuerRecords, UserRecords):
             browser_hash=row["cookie_hash"],
             code_verifier=Secret(verifier),
             nonce=nonce,
+            redirect_uri=redirect_uri,
             expires_at=expires_at,
         )
 
