@@ -30,21 +30,14 @@ class SigningKeys:
 
     async def ensure(self, call: Call) -> None:
         """See to it that the tenant has a key, and that an old one is followed."""
-        await self._follow(call, forced=False)
-
-    async def rotate(self, call: Call) -> None:
-        """Have the tenant's key followed by a new one, however young it is."""
-        await self._follow(call, forced=True)
-
-    async def _follow(self, call: Call, *, forced: bool) -> None:
         tenant, vault = call.principal.tenant, self._services.vault
-        if not (forced or await vault.read(lambda records: _is_due(records, tenant))):
+        if not await vault.read(lambda records: _is_due(records, tenant)):
             return
         made = make_signing_key(self._services.entropy.random_bytes(KEY_RANDOM_BYTES))
         event = call.event(action="make_signing_key")
 
         def unit(records: Records) -> None:
-            if forced or _is_due(records, tenant):  # else another process was first
+            if _is_due(records, tenant):  # else another process was first
                 until = records.now + PUBLISHED_BEFORE + PUBLISHED_AFTER
                 version = records.insert_signing_key(tenant, ALGORITHM, made.public_jwk, made.private_jwk, until=until)
                 records.append_audit(event.ending("ok", version=str(version)))

@@ -10,6 +10,7 @@ import pytest
 from mcp_identity.domain.authorizer import Authorizer
 from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.http import HttpResponse
+from mcp_identity.domain.issuer import IssuerPreset
 from mcp_identity.providers import presets
 from tests.broker.kit import raising
 from tests.broker.operators import PUBLIC_URL, Operator, running_operator
@@ -201,7 +202,11 @@ async def test_a_sign_in_is_refused_where_both_tokens_name_a_user_differently(
 ) -> None:
     preset = presets.get("oidc")
     split = preset.model_copy(update={"rules": preset.rules.model_copy(update={"one_subject": False})})
-    monkeypatch.setattr(presets, "get", lambda _name: split)
+
+    def get(_name: str) -> IssuerPreset:
+        return split
+
+    monkeypatch.setattr(presets, "get", get)
     with raising("invalid_request") as refused:
         await operator.add_issuer(FakeIdentityProvider(), login_client_id=LOGIN_CLIENT)
     assert "--return-url" in refused.value.message
