@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import socket
 
     from mcp_identity.settings import Settings
+    from mcp_identity.tools.caller import Authenticator
 
 EXIT_FAILED, EXIT_STORAGE, EXIT_CONFIGURATION = 1, 74, 78
 _SIGNALLED = 128
@@ -101,7 +102,14 @@ def serve_http(
 
 
 @contextlib.asynccontextmanager
-async def running_server(settings: Settings, options: HttpOptions, ending: Ending, *, version: str) -> AsyncGenerator[Serving]:
+async def running_server(
+    settings: Settings,
+    options: HttpOptions,
+    ending: Ending,
+    *,
+    version: str,
+    verify: Callable[[app.Prepared], Authenticator] = app.authenticator_of,
+) -> AsyncGenerator[Serving]:
     """Serve while the block lasts; after it, or once the end has begun, let what is under way end.
 
     Args:
@@ -109,6 +117,7 @@ async def running_server(settings: Settings, options: HttpOptions, ending: Endin
         options: What the command line says.
         ending: The end of the server.
         version: Of the product.
+        verify: Makes who verifies bearers; another one in tests.
 
     Raises:
         ConfigurationError: If it must not be served like that.
@@ -131,7 +140,7 @@ async def running_server(settings: Settings, options: HttpOptions, ending: Endin
             await _require_callers(prepared, options, loopback=loopback)
             site = Site(
                 door_rules(settings, options, port, found, loopback=loopback),
-                None if options.insecure_loopback else app.authenticator_of(prepared),
+                None if options.insecure_loopback else verify(prepared),
                 sse=options.transport == "sse",
                 issues_identity_tokens=bool(settings.public_url),
                 version=version,
