@@ -28,6 +28,7 @@ from mcp_identity.tools.metadata import metadata_routes
 from mcp_identity.tools.server import build_server
 from mcp_identity.tools.streams import Streams
 from mcp_identity.web.health import Readiness, health_routes
+from mcp_identity.web.identity import identity_routes
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -91,6 +92,7 @@ def application(prepared: app.Prepared, site: Site, ending: Ending) -> ASGIApp:
         *_http_routes(server, settings, post, streams),
         *(_sse_routes(server, settings, post, sse_streams) if site.sse else ()),
         *metadata_routes(settings.public_url, resources, broker.callers.issuers),
+        *(identity_routes(broker) if site.issues_identity_tokens else ()),
         *health_routes(Readiness(clock, lambda: prepared.vault.run(lambda _records: None), lambda: ending.has_begun)),
     ]
 

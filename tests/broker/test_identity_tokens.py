@@ -123,7 +123,7 @@ async def test_a_workload_without_audiences_gets_none(operator: Operator) -> Non
 
 
 async def test_an_audience_that_became_one_of_ours_is_refused_from_then_on(operator: Operator, agent: Principal) -> None:
-    # covers: A44
+    """covers: A44."""
     await issue(operator, agent)
     await operator.add_issuer(FakeIdentityProvider(), audiences=(PARTNER,))
     with raising("access_denied"):
@@ -227,7 +227,7 @@ async def test_the_private_part_of_a_retired_key_is_overwritten(operator: Operat
     ],
 )
 async def test_a_key_that_was_changed_behind_our_back_signs_nothing(operator: Operator, agent: Principal, edit: str) -> None:
-    # covers: A08
+    """covers: A08."""
     await operator.of("acme").create(identity_audiences=(PARTNER,))
     await operator.vault.run(lambda records: records.connection.exec_driver_sql(edit) and None)
     with raising("vault_corrupt"):

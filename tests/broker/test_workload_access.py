@@ -68,7 +68,7 @@ async def test_one_for_a_token_that_has_ended_is_not_made(operator: Operator) ->
 
 
 async def test_a_user_is_asserted_only_where_an_operator_lets_the_workload(operator: Operator) -> None:
-    # covers: A02b
+    """covers: A02b."""
     workload = await operator.create()
     with raising("access_denied") as refused:
         await issue(operator, operator.caller(workload), operator.asserted())
@@ -102,7 +102,7 @@ async def test_the_right_to_assert_ends_with_the_update_that_takes_it(operator: 
 async def test_a_user_of_another_kind_or_tenant_is_nobody(
     operator: Operator, user: User, minutes: float | None, code: str
 ) -> None:
-    # covers: A17
+    """covers: A17."""
     workload = await operator.create(may_assert_users=True)
     with raising(code):
         await issue(operator, operator.caller(workload), user, minutes)
@@ -122,7 +122,7 @@ async def test_a_user_of_another_kind_or_tenant_is_nobody(
     ],
 )
 async def test_nobody_else_gets_one(operator: Operator, proof: Proof, changes: dict[str, Any]) -> None:
-    # covers: A17, A28
+    """covers: A17, A28."""
     workload = await operator.create(may_assert_users=True)
     for user, minutes in ((None, None), (ALICE, 60), (operator.asserted(), None)):
         with raising("access_denied"):
@@ -131,7 +131,7 @@ async def test_nobody_else_gets_one(operator: Operator, proof: Proof, changes: d
 
 
 async def test_a_workload_that_was_changed_disabled_or_removed_gets_none(operator: Operator) -> None:
-    # covers: A17
+    """covers: A17."""
     before = await operator.create()
     after = await operator.update(owner="somebody else")
     with raising("access_denied"):
