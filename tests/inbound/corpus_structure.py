@@ -143,11 +143,11 @@ def _json(idp: FakeIdentityProvider, good: str) -> Iterator[tuple[str, str]]:
     yield "payload in UTF-16", compact(header, body.encode("utf-16"), sign)
     yield "header in UTF-16", compact(head.encode("utf-16"), claims, sign)
     yield "payload that is no UTF-8", compact(header, body.encode()[:-1] + b',"x":"\xff"}', sign)
-    for name in ("sub", "iss", "aud", "exp", "client_id"):
+    for name in claims.keys() & {"sub", "iss", "aud", "exp", "client_id", "azp", "tid", "oid", "uid", "cid"}:
         yield f"{name} twice", compact(header, f'{body[:-1]},"{name}":{json.dumps(claims[name])}}}', sign)
         yield f"{name} twice, first another one", compact(header, f'{{"{name}":"other",{body[1:]}', sign)
-    for name in ("alg", "kid", "typ"):
-        yield f"header {name} twice", compact(f'{head[:-1]},"{name}":"{header.get(name, "JWT")}"}}', claims, sign)
+    for name in header:
+        yield f"header {name} twice", compact(f'{head[:-1]},"{name}":{json.dumps(header[name])}}}', claims, sign)
     yield "sub twice, once escaped", compact(header, body[:-1] + ',"su\\u0062":"bob"}', sign)
     yield "a member twice, deep inside", compact(header, body[:-1] + ',"deep":{"a":{"b":1,"b":2}}}', sign)
     for constant in ("NaN", "Infinity", "-Infinity", "1e999"):
@@ -156,7 +156,8 @@ def _json(idp: FakeIdentityProvider, good: str) -> Iterator[tuple[str, str]]:
     yield "a comment in the payload", compact(header, body[:-1] + "/* */}", sign)
     yield "a comma too much", compact(header, body[:-1] + ",}", sign)
     yield "single quotes", compact(header, body.replace('"', "'"), sign)
-    yield "a lone surrogate in the subject", compact(header, body.replace('"alice"', '"\\ud800"'), sign)
+    if '"sub": "alice"' in body:
+        yield "a lone surrogate in the subject", compact(header, body.replace('"alice"', '"\\ud800"'), sign)
     yield "payload nested 40 deep", compact(header, f'{body[:-1]},"x":{"[" * 40}{"]" * 40}}}', sign)
     yield "payload nested 4000 deep", compact(header, f'{body[:-1]},"x":{"[" * 4000}{"]" * 4000}}}', sign)
     yield "header nested 4000 deep", compact(f'{head[:-1]},"x":{"[" * 4000}{"]" * 4000}}}', claims, sign)
