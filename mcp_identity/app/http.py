@@ -21,12 +21,14 @@ from mcp_identity import app
 from mcp_identity.app.access_log import AccessLog
 from mcp_identity.app.door import Door, DoorRules
 from mcp_identity.domain.errors import IdentityError
+from mcp_identity.inbound.login import Logins
 from mcp_identity.tools import limits
 from mcp_identity.tools.caller import Caller, HttpCaller, Local, LoopbackCaller
 from mcp_identity.tools.gate import Gate, Post
 from mcp_identity.tools.metadata import metadata_routes
 from mcp_identity.tools.server import build_server
 from mcp_identity.tools.streams import Streams
+from mcp_identity.web.application import own_origins, web_routes
 from mcp_identity.web.health import Readiness, health_routes
 from mcp_identity.web.identity import identity_routes
 
@@ -93,6 +95,7 @@ def application(prepared: app.Prepared, site: Site, ending: Ending) -> ASGIApp:
         *(_sse_routes(server, settings, post, sse_streams) if site.sse else ()),
         *metadata_routes(settings.public_url, resources, broker.callers.issuers),
         *(identity_routes(broker) if site.issues_identity_tokens else ()),
+        *_page_routes(prepared, site),
         *health_routes(Readiness(clock, lambda: prepared.vault.run(lambda _records: None), lambda: ending.has_begun)),
     ]
 
@@ -176,11 +179,25 @@ def _sse_routes(server: IdentityServer, settings: Settings, post: Post, streams:
     return [opening, Route(MESSAGES_PATH, gate, methods=["POST"])]
 
 
+def _page_routes(prepared: app.Prepared, site: Site) -> list[Route]:
+    """The pages for browsers: consents, callbacks and sign-ins."""
+    public_url, clock, entropy = prepared.graph.settings.public_url, prepared.clock, prepared.entropy
+    logins = Logins(prepared.vault, prepared.transport, clock, entropy, public_url)
+    return web_routes(
+        prepared.graph.broker,
+        logins,
+        allowed_hosts=site.rules.hosts,
+        origins=own_origins(public_url),
+        clock=clock,
+        entropy=entropy,
+    )
+
+
 async def _sweep(broker: Broker) -> None:
-    """End the consents that nobody will finish."""
+    """End the consents and sign-ins that nobody will finish."""
     while True:
         with contextlib.suppress(IdentityError):  # it cannot be done now
-            await broker.has_open_consents()
+            await broker.sweep()
         await anyio.sleep(_SWEEP_SECONDS)
 
 

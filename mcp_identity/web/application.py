@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from starlette.middleware import Middleware
 from starlette.routing import Route
@@ -22,6 +23,8 @@ from mcp_identity.web.login import SignIns
 
 if TYPE_CHECKING:
     from mcp_identity.web.desk import ConsentDesk, SignInDesk
+
+_LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost"})
 
 
 def web_routes(
@@ -54,6 +57,20 @@ def web_routes(
     )
     places = ("/consent/{rest:path}", security.CALLBACK_PATH + "{rest:path}", security.LOGIN_PATH + "{rest:path}")
     return [Route(place, behind) for place in (*places, *(route.path for route in further))]
+
+
+def own_origins(public_url: str) -> frozenset[str]:
+    """Where browsers find us, as they write it: the public URL's origin, on this machine by either of its names.
+
+    Args:
+        public_url: Scheme, host and port, configured.
+    """
+    parts = urlsplit(public_url)
+    hosts = {parts.netloc.lower()}
+    if parts.hostname in _LOOPBACK_NAMES:
+        port = f":{parts.port}" if parts.port else ""
+        hosts |= {name + port for name in _LOOPBACK_NAMES}
+    return frozenset(f"{parts.scheme}://{host}" for host in hosts)
 
 
 def cookies_of(origins: frozenset[str]) -> Cookies:
