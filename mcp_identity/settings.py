@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -211,16 +212,19 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         what = "; ".join(
-            f"{'.'.join(map(str, each['loc']))}: {_complaint(each['type'], each['msg'])}" for each in error.errors()
+            f"{(name := '.'.join(map(str, each['loc'])))}: {_complaint(name, each['type'], each['msg'])}"
+            for each in error.errors()
         )
         raise ConfigurationError(f"the settings do not stand: {what}") from None
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"mcp-identity.toml cannot be read ({type(error).__name__})") from None
 
 
-def _complaint(kind: str, message: str) -> str:
-    known = ", ".join(sorted(Settings.model_fields))
-    return f"there is no such setting; there are: {known}" if kind == "extra_forbidden" else message
+def _complaint(name: str, kind: str, message: str) -> str:
+    if kind != "extra_forbidden":
+        return message
+    near = " or ".join(get_close_matches(name[:64].lower(), Settings.model_fields, n=3))
+    return f"there is no such setting{f'; did you mean {near}?' if near else ''}"
 
 
 def environment_for_clients() -> dict[str, str]:
