@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import anyio
+
 from mcp_identity.tools import challenges
 
 if TYPE_CHECKING:
@@ -42,6 +44,10 @@ class AccessLog:
 
         try:
             await self._app(scope, receive, send_noting)
+        except anyio.get_cancelled_exc_class():  # by the server alone, whose time is over; it wants to hear no more of it
+            if not status:
+                with anyio.CancelScope(shield=True):
+                    await challenges.say(challenges.ending(), send_noting)
         except Exception as error:  # noqa: BLE001 - the last resort: the server's own would log the message
             _log.error("%s failed", _route(scope), exc_info=error)
             if not status:

@@ -19,6 +19,7 @@ class Ending:
 
     Attributes:
         begun: Set when nothing new is begun any more.
+        grace_seconds: How long open requests and owned work have then, together.
     """
 
     def __init__(self, clock: Clock, grace_seconds: float) -> None:
@@ -30,7 +31,7 @@ class Ending:
         """
         self.begun = anyio.Event()
         self._clock = clock
-        self._grace_seconds = grace_seconds
+        self.grace_seconds = grace_seconds
         self._deadline: float | None = None
         self._calls = 0
         self._idle = anyio.Event()
@@ -43,12 +44,12 @@ class Ending:
     def begin(self) -> None:
         """Take nothing new."""
         if self._deadline is None:
-            self._deadline = self._clock.monotonic() + self._grace_seconds
+            self._deadline = self._clock.monotonic() + self.grace_seconds
             self.begun.set()
 
     def seconds_left(self) -> float:
         """How long what is under way still has."""
-        return self._grace_seconds if self._deadline is None else max(0.0, self._deadline - self._clock.monotonic())
+        return self.grace_seconds if self._deadline is None else max(0.0, self._deadline - self._clock.monotonic())
 
     async def count(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
         """Server middleware: know how many messages are being answered."""

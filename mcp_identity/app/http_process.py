@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import sys
@@ -163,7 +164,7 @@ async def running_server(
             header_bytes=settings.header_bytes,
             request_seconds=settings.request_seconds,
             write_seconds=settings.write_seconds,
-            grace_seconds=int(app.GRACE_SECONDS),
+            grace_seconds=math.ceil(ending.grace_seconds),
         ),
         tls=tls,
         lifespan=True,
