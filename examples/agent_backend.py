@@ -73,9 +73,11 @@ class AgentBackend:
             async with Client(sse_client(f"{self._base_url}/sse", headers=headers)) as client:
                 yield client
         else:
-            async with httpx2.AsyncClient(headers=headers, timeout=60) as http:
-                async with Client(streamable_http_client(f"{self._base_url}/mcp", http_client=http)) as client:
-                    yield client
+            async with (
+                httpx2.AsyncClient(headers=headers, timeout=60) as http,
+                Client(streamable_http_client(f"{self._base_url}/mcp", http_client=http)) as client,
+            ):
+                yield client
 
 
 async def _call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:

@@ -186,6 +186,7 @@ def _page_routes(prepared: app.Prepared, site: Site) -> list[Route]:
     return web_routes(
         prepared.graph.broker,
         logins,
+        prepared.graph.broker.portal,
         allowed_hosts=site.rules.hosts,
         origins=own_origins(public_url),
         clock=clock,

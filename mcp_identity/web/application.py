@@ -7,7 +7,6 @@ tool and no gate. Trusts the configuration for what our origins are, and no head
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -19,10 +18,12 @@ from mcp_identity.web import security
 from mcp_identity.web.browser_session import Cookies
 from mcp_identity.web.consent import Consents, page_application, page_route
 from mcp_identity.web.guard import Guard
-from mcp_identity.web.login import SignIns
+from mcp_identity.web.login import PORTAL_PATH, SignIns
+from mcp_identity.web.portal import Portal
 
 if TYPE_CHECKING:
     from mcp_identity.web.desk import ConsentDesk, SignInDesk
+    from mcp_identity.web.portal import PortalDesk
 
 _LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost"})
 
@@ -30,33 +31,34 @@ _LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost"})
 def web_routes(
     desk: ConsentDesk,
     sign_in: SignInDesk,
+    own_grants: PortalDesk,
     *,
     allowed_hosts: frozenset[str],
     origins: frozenset[str],
     clock: Clock,
     entropy: Entropy,
-    further: Sequence[Route] = (),
 ) -> list[Route]:
     """Make the routes of the pages, for an application that has others beside.
 
     Args:
         desk: What the pages ask and tell.
         sign_in: Signs browsers in.
+        own_grants: What a signed-in user sees and ends.
         allowed_hosts: Exact values of the Host header, lower case, with the port where it is not the scheme's own.
         origins: Where browsers find us: scheme, host and port, from the configured public URL. Of one scheme.
         clock: For the minutes that a link still works.
         entropy: For the cookie that a form is tied to.
-        further: Other pages behind the same door, made with `page_route`, e.g. the portal.
     """
     cookies = cookies_of(origins)
     sign_ins = SignIns(sign_in, cookies)
     consents = Consents(desk, clock, entropy, cookies, sign_ins)
+    portal = Portal(own_grants, sign_in, sign_ins, cookies, desk.page_key(), entropy)
     behind = page_application(
-        [*consents.routes(), page_route(security.LOGIN_PATH + "{issuer_id}", sign_ins.callback, "GET"), *further],
+        [*consents.routes(), *portal.routes(), page_route(security.LOGIN_PATH + "{issuer_id}", sign_ins.callback, "GET")],
         Middleware(Guard, allowed_hosts=allowed_hosts, origins=origins),
     )
     places = ("/consent/{rest:path}", security.CALLBACK_PATH + "{rest:path}", security.LOGIN_PATH + "{rest:path}")
-    return [Route(place, behind) for place in (*places, *(route.path for route in further))]
+    return [Route(place, behind) for place in (*places, PORTAL_PATH)]
 
 
 def own_origins(public_url: str) -> frozenset[str]:

@@ -152,7 +152,7 @@ class Consents:
 
     async def _press(self, request: Request, session_id: str) -> Response:
         """One of the page's buttons."""
-        form = await _form(request)
+        form = await form_of(request)
         cookie = self._cookies.form(request.cookies)
         if not security.is_form_token(form.get("form_token", ""), self._desk.page_key(), cookie, session_id):
             _log.info("a consent form was refused: its token does not belong to this browser and session")
@@ -248,7 +248,12 @@ def page_route(path: str, endpoint: object, *methods: str) -> Route:
     return route
 
 
-async def _form(request: Request) -> dict[str, str]:
+async def form_of(request: Request) -> dict[str, str]:
+    """The fields of a form that was sent URL-encoded.
+
+    Raises:
+        InvalidRequest: If it was sent otherwise, or has too many fields.
+    """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
         raise InvalidRequest("a form is sent URL-encoded")
     return dict(pairs_of(await _body(request)))

@@ -134,3 +134,11 @@ class SignInDesk(Protocol):
     def open(self, cookie: str) -> BrowserSession | None:
         """The browser session that a cookie holds; None where it is none of ours, or over."""
         ...
+
+    async def current(self, cookie: str) -> BrowserSession | None:
+        """The same, if the issuer still stands and nobody has ended the user's sessions since."""
+        ...
+
+    async def targets(self) -> tuple[tuple[str, LoginTarget], ...]:
+        """Where people can sign in, each with the issuer's name."""
+        ...

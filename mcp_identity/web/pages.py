@@ -6,16 +6,21 @@ and decides nothing. Trusts no text: values are cleaned of control and bidirecti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mcp_identity.domain.consent import ConsentState, ConsentView, SignInView
+from mcp_identity.domain.credentials import GrantState
 from mcp_identity.domain.errors import clean_text
+from mcp_identity.domain.login import BrowserSession, LoginTarget
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+    from mcp_identity.broker.portal import PortalGrant
 
 _LONGEST_VALUE = 2000
 
@@ -108,6 +113,49 @@ def problem_page(code: str, *, retry_path: str = "") -> str:
         retry_path: One of our own paths to offer a way back to; empty for none.
     """
     return _render("problem.html", code=code, words=_words(code), retry_path=retry_path)
+
+
+def portal_page(session: BrowserSession, grants: tuple[PortalGrant, ...], *, form_token: str) -> str:
+    """A user's own page.
+
+    Args:
+        session: Who is signed in.
+        grants: What they have granted.
+        form_token: For its forms.
+    """
+    return _render("portal.html", user=session.user.display, grants=[_shown(grant) for grant in grants], form_token=form_token)
+
+
+def portal_sign_in_page(choices: Sequence[LoginTarget], *, form_token: str, unknown: bool) -> str:
+    """The same page for a browser in which nobody is signed in.
+
+    Args:
+        choices: Where to sign in; none to ask for the organisation's name.
+        form_token: For its forms.
+        unknown: Nobody can sign in under the name that was given.
+    """
+    return _render("portal_sign_in.html", choices=choices, form_token=form_token, unknown=unknown)
+
+
+def _shown(grant: PortalGrant) -> dict[str, object]:
+    """A grant in a person's words."""
+    since, used = grant.since, grant.last_used_at
+    return {
+        "id": grant.id,
+        "workload": grant.workload,
+        "provider_title": grant.provider_title,
+        "scopes": grant.scopes,
+        "since": since.isoformat(timespec="seconds") if since else "",
+        "since_shown": _moment(since),
+        "last_used": used.isoformat(timespec="seconds") if used else "",
+        "last_used_shown": _moment(used),
+        "needs_consent": grant.state is GrantState.NEEDS_CONSENT,
+    }
+
+
+def _moment(at: datetime | None) -> str:
+    """A time as people write it, in UTC."""
+    return f"{at.day} {at:%B %Y, %H:%M} UTC" if at else ""
 
 
 @cache
