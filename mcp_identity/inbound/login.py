@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ from mcp_identity.oauth.authorization import authorization_url, process_authoriz
 from mcp_identity.oauth.id_token import MAXIMUM_SUBJECT_LENGTH, jwks_request, verify_id_claims
 from mcp_identity.oauth.token import authorization_code_request, process_token_response
 from mcp_identity.transport import Transport
-from mcp_identity.vault.envelope import RANDOM_BYTES, DataKey, Place, open_sealed, seal
+from mcp_identity.vault.envelope import RANDOM_BYTES, DataKey, Place, key_id_of, open_sealed, seal
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.logins import Login
 from mcp_identity.vault.vault import Vault
@@ -58,9 +59,9 @@ SCOPES = frozenset({"openid", "profile"})
 DISPLAY_CLAIMS = ("name", "preferred_username", "email")
 """Where a name for people stands; no decision reads it."""
 MAXIMUM_DISPLAY_LENGTH = 128
-MAXIMUM_COOKIE_LENGTH = 4096
 MAXIMUM_PER_CONSENT, MAXIMUM_OPEN = 10, 5000
 """Sign-ins on their way for one consent, and of one purpose at all."""
+_COOKIE = re.compile(r"[A-Za-z0-9_-]{1,4096}")
 _NAME_LENGTH = 16
 _KEY_ID = b"browser-session\0"
 _DIALECT = Dialect(id_token=True)
@@ -271,10 +272,12 @@ class Logins:
 
         Whether the user and the issuer still stand, `current` says, or whoever decides by it in a unit of their own.
         """
-        if not cookie or len(cookie) > MAXIMUM_COOKIE_LENGTH or not cookie.isascii():
+        if not _COOKIE.fullmatch(cookie):
             return None
         try:
             sealed = urlsafe_b64decode(cookie + "=" * (-len(cookie) % 4))
+            if key_id_of(sealed) != _KEY_ID:
+                return None
             fields: list[Any] = json.loads(open_sealed(lambda _: self._key(), sealed, self._place()))
             tenant, issuer_id, issuer, subject, display, issued, expires = fields
         except (VaultCorrupt, ValueError):
