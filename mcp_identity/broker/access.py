@@ -7,13 +7,16 @@ of its tenant. Providers of other tenants are never found in the first place.
 
 from __future__ import annotations
 
+from mcp_identity.domain.api_call import Attempt
 from mcp_identity.domain.errors import AccessDenied
 from mcp_identity.domain.identity import Principal
 from mcp_identity.domain.provider import CredentialProvider
 from mcp_identity.vault.records import Records
 
 
-def require_access(principal: Principal, action: str, provider: CredentialProvider, scopes: frozenset[str]) -> None:
+def require_access(
+    principal: Principal, action: str, provider: CredentialProvider, scopes: frozenset[str], attempt: Attempt | None = None
+) -> None:
     """Decide, before anything is read, asked for, or released.
 
     Args:
@@ -21,11 +24,12 @@ def require_access(principal: Principal, action: str, provider: CredentialProvid
         action: The verb.
         provider: Where the credential is from.
         scopes: What the credential that would leave may do.
+        attempt: The request to the vendor's API that it is for, where it does not leave.
 
     Raises:
         AccessDenied: If not.
     """
-    del action, scopes
+    del action, scopes, attempt
     if principal.workload.disabled:
         raise AccessDenied(f"the workload {principal.workload.name} is disabled")
     allowed = principal.workload.allowed_providers

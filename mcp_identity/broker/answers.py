@@ -118,6 +118,29 @@ class ApiKeyReleased:
 
 
 @dataclass(frozen=True, slots=True)
+class HandleIssued:
+    """A one-time handle in place of a secret; code of the agent redeems it with a workload access token.
+
+    Attributes:
+        handle: The handle; it is a bearer for one redemption by the same workload and user.
+        handle_expires_at: When it ends.
+        provider: The credential provider's name.
+        flow: How the token was obtained; None for an API key.
+        scopes: What the token may do.
+        missing_scopes: What was asked for and declined at the last consent.
+        expires_at: When the token ends; None if it has no end or none is known.
+    """
+
+    handle: Secret
+    handle_expires_at: datetime
+    provider: str
+    flow: Flow | None = None
+    scopes: tuple[str, ...] = ()
+    missing_scopes: tuple[str, ...] = ()
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadTokenIssued:
     """A workload access token; its audit row is committed."""
 

@@ -17,6 +17,7 @@ from mcp_identity.broker.answers import (
     ConsentRequired,
     ConsentStatus,
     GrantListing,
+    HandleIssued,
     IdentityTokenIssued,
     ProviderListing,
     Revoked,
@@ -27,17 +28,20 @@ from mcp_identity.broker.answers import (
     consent_status,
 )
 from mcp_identity.broker.audit import Call, audited, new_call, write_refusal
-from mcp_identity.broker.callers import Callers
 from mcp_identity.broker.callbacks import Callbacks
+from mcp_identity.broker.callers import Callers
+from mcp_identity.broker.calls import ApiCalls
 from mcp_identity.broker.completion import Completion
 from mcp_identity.broker.consents import Consents
 from mcp_identity.broker.directory import Directory
 from mcp_identity.broker.exchange import Exchanger
 from mcp_identity.broker.grants import Grants, unknown_provider
+from mcp_identity.broker.handles import Handles
 from mcp_identity.broker.identity_tokens import IdentityTokens
 from mcp_identity.broker.issuers import Issuers
 from mcp_identity.broker.limits import Refusals
-from mcp_identity.broker.plan import Plan, make_plan
+from mcp_identity.broker.plan import Plan, call_plan, make_plan
+from mcp_identity.broker.portal import Portal
 from mcp_identity.broker.progress import Progress, ending, same_request, standing
 from mcp_identity.broker.release import release_api_key
 from mcp_identity.broker.services import Services
@@ -45,8 +49,10 @@ from mcp_identity.broker.signing import SigningKeys
 from mcp_identity.broker.tokens import NeedsConsent, Tokens
 from mcp_identity.broker.workload_access import WorkloadAccess
 from mcp_identity.broker.workloads import Workloads
+from mcp_identity.domain.api_call import ApiAnswer, ApiRequest
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.consent import ConsentBegun, ConsentState, ConsentView, Returned, SignInView
+from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import IdentityError, InvalidRequest, ProviderMisconfigured, UnsupportedFlow
 from mcp_identity.domain.identity import Principal, User
 from mcp_identity.domain.login import BrowserSession
@@ -64,6 +70,8 @@ class Broker:
         """Build the rooms on their shared parts."""
         self._services = services
         self._tokens = Tokens(services)
+        self._calls = ApiCalls(services, self._tokens)
+        self._handles = Handles(services)
         exchanger = Exchanger(services)
         self._consents = Consents(services)
         self._callbacks = Callbacks(services, exchanger)
@@ -77,6 +85,7 @@ class Broker:
         self.issuers = Issuers(services)
         self.workloads = Workloads(services, signing_keys)
         self.callers = Callers(services)
+        self.portal = Portal(services)
         self.refusals = Refusals(services)
         self._swept_at = services.clock.monotonic()
 
@@ -84,14 +93,14 @@ class Broker:
         """Begin a call of a verified principal."""
         return new_call(principal, action, self._services.entropy)
 
-    async def get_token(self, call: Call, request: TokenRequest) -> TokenReleased | ConsentRequired:
+    async def get_token(self, call: Call, request: TokenRequest) -> TokenReleased | HandleIssued | ConsentRequired:
         """Serve a token, or the link at which the user can consent.
 
         Raises:
             IdentityError: Any of the designed failures; the trail has it.
         """
 
-        async def work() -> TokenReleased | ConsentRequired:
+        async def work() -> TokenReleased | HandleIssued | ConsentRequired:
             if request.session_uri:
                 return await self._from_session(call, request)
             return await self._token_or_link(call, await self._plan(call, request))
@@ -125,7 +134,7 @@ class Broker:
         """
         return await audited(self._services.vault, call, lambda: self._progress.status(call, session_uri, wait_seconds))
 
-    async def get_api_key(self, call: Call, provider_name: str) -> ApiKeyReleased:
+    async def get_api_key(self, call: Call, provider_name: str) -> ApiKeyReleased | HandleIssued:
         """Serve a static key.
 
         Raises:
@@ -135,7 +144,7 @@ class Broker:
             AccessDenied: If its release mode keeps it here.
         """
 
-        def unit(records: Records) -> ApiKeyReleased:
+        def unit(records: Records) -> ApiKeyReleased | HandleIssued:
             require_workload(records, call.principal)
             provider = records.find_provider(call.principal.tenant, provider_name)
             if provider is None:
@@ -146,12 +155,47 @@ class Broker:
             key = records.open_provider_secret(provider)
             if key is None:
                 raise ProviderMisconfigured(f"{provider.name} has no API key; an operator has to give it")
-            released = release_api_key(call.principal, provider, key, default_release=self._services.default_release)
-            records.append_audit(call.event(provider=provider.name))
+            default = self._services.default_release
+            released = release_api_key(records, call.principal, provider, key, default_release=default)
+            detail = {"released": "handle"} if isinstance(released, HandleIssued) else {}
+            records.append_audit(call.event(provider=provider.name).ending("ok", **detail))
             return released
 
         event = call.event(provider=provider_name)
         return await audited(self._services.vault, call, lambda: self._services.vault.run(unit, event), provider=provider_name)
+
+    async def call_api(self, call: Call, request: ApiRequest) -> ApiAnswer | ConsentRequired:
+        """Call the vendor's API with a credential that the caller does not see.
+
+        Raises:
+            UrlRefused: If the URL is none of the provider's API.
+            IdentityError: Any of the designed failures; the trail has it.
+        """
+        told: dict[str, str] = {}
+
+        async def work() -> ApiAnswer | ConsentRequired:
+            provider = await self.directory.find(call.principal.tenant, request.provider)
+            if provider is None:
+                raise unknown_provider()
+            require_access(call.principal, call.action, provider, frozenset())
+            plan = call_plan(call.principal, provider, request)
+            outcome = await self._calls.perform(call, provider, plan, request, told)
+            if isinstance(outcome, ApiAnswer):
+                return outcome
+            if plan is None:
+                raise RuntimeError("an API key needs no consent")
+            return await self._consents.start(call, plan, outcome)
+
+        return await audited(self._services.vault, call, work, provider=request.provider, detail=told)
+
+    async def redeem(self, call: Call, handle: Secret) -> TokenReleased | ApiKeyReleased:
+        """Give agent code the secret behind a one-time handle.
+
+        Raises:
+            AccessDenied: If the caller brings no workload access token, or policy or the release mode say no.
+            NotFound: If there is no such handle for this caller, or it is used or over.
+        """
+        return await audited(self._services.vault, call, lambda: self._handles.redeem(call, handle))
 
     async def issue_workload_access_token(
         self, call: Call, user: User | None, user_expires_at: datetime | None
@@ -306,13 +350,13 @@ class Broker:
         require_access(call.principal, call.action, provider, frozenset())
         return make_plan(call.principal, provider, request)
 
-    async def _token_or_link(self, call: Call, plan: Plan) -> TokenReleased | ConsentRequired:
+    async def _token_or_link(self, call: Call, plan: Plan) -> TokenReleased | HandleIssued | ConsentRequired:
         outcome = await self._tokens.get(call, plan)
         if isinstance(outcome, NeedsConsent):
             return await self._consents.start(call, plan, outcome)
         return outcome
 
-    async def _from_session(self, call: Call, request: TokenRequest) -> TokenReleased | ConsentRequired:
+    async def _from_session(self, call: Call, request: TokenRequest) -> TokenReleased | HandleIssued | ConsentRequired:
         """Answer from one consent session alone: its link, how it ended, or the grant that it made."""
         session, provider = await self._progress.find(call, request.session_uri)
         plan = make_plan(call.principal, provider, same_request(session, provider, request))

@@ -7,10 +7,11 @@ from hashlib import sha256
 from urllib.parse import urlsplit
 
 from mcp_identity.broker.answers import TokenRequest
+from mcp_identity.domain.api_call import ApiRequest
 from mcp_identity.domain.credentials import Flow, GrantKey, parse_scopes
 from mcp_identity.domain.errors import InvalidRequest, ProviderMisconfigured, UnsupportedFlow
 from mcp_identity.domain.identity import Principal
-from mcp_identity.domain.provider import CredentialProvider, Dialect, ProviderDefinition, ProviderKind
+from mcp_identity.domain.provider import Api, CredentialProvider, Dialect, ProviderDefinition, ProviderKind
 from mcp_identity.oauth.authorization import check_agent_parameters, target
 from mcp_identity.providers import catalog
 
@@ -62,6 +63,11 @@ def title_of(provider: CredentialProvider) -> str:
 def dialect_of(provider: CredentialProvider) -> Dialect:
     """How a configured provider's authorization server speaks."""
     return catalog.resolve(definition_of(provider), provider.settings).dialect
+
+
+def api_of(provider: CredentialProvider) -> Api:
+    """What is known of a configured provider's API."""
+    return catalog.resolve(definition_of(provider), provider.settings).api
 
 
 def make_plan(principal: Principal, provider: CredentialProvider, request: TokenRequest) -> Plan:
@@ -116,6 +122,28 @@ def is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def call_plan(principal: Principal, provider: CredentialProvider, request: ApiRequest) -> Plan | None:
+    """What shall be done for a call of an API; None where the credential is an API key, which needs no plan.
+
+    Raises:
+        InvalidRequest: If something is asked of an API key that only tokens have.
+        IdentityError: As `make_plan`.
+    """
+    if provider.kind is ProviderKind.API_KEY:
+        if request.scopes or request.flow or request.resource or request.audience:
+            raise InvalidRequest(f"{provider.name} holds an API key, which has no scopes, flow, resource or audience")
+        return None
+    asked = TokenRequest(
+        provider=request.provider,
+        scopes=request.scopes,
+        flow=request.flow,
+        resource=request.resource,
+        audience=request.audience,
+        elicits=request.elicits,
+    )
+    return make_plan(principal, provider, asked)
 
 
 def _flow(provider: CredentialProvider, asked: str, *, has_user: bool) -> Flow:

@@ -8,27 +8,49 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Generic, Protocol, TypeVar
 
 from mcp_identity.broker.access import require_access, require_workload
-from mcp_identity.broker.answers import TokenReleased
+from mcp_identity.broker.answers import HandleIssued, TokenReleased
 from mcp_identity.broker.audit import Call
 from mcp_identity.broker.plan import Plan
 from mcp_identity.broker.refresh import Refresher
 from mcp_identity.broker.release import release_token
 from mcp_identity.broker.services import Services
 from mcp_identity.broker.tasks import Owned, one_more
+from mcp_identity.domain.api_call import Attempt
 from mcp_identity.domain.audit import AuditEvent
-from mcp_identity.domain.credentials import Flow, Grant, GrantState, Reason, TokenSet
+from mcp_identity.domain.credentials import CLOCK_TOLERANCE, Flow, Grant, GrantState, Reason, TokenSet
 from mcp_identity.domain.errors import Conflict, IdentityError, UpstreamError
 from mcp_identity.domain.provider import CredentialProvider
 from mcp_identity.oauth.scopes import with_implied
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.grants import grant_key_hash
 
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
 _ROUNDS = 8
 PAUSE_SECONDS = 5.0
 """How long a vendor that failed is not asked again for the same grant, unless it named a longer time."""
+RENEWAL_SECONDS = 60.0
+"""How often an API that refuses a token that should be good may cause a refresh of the same grant."""
+
+
+class Door(Protocol[T_co]):
+    """What a token is served through: it lets the token go, or uses it, and writes that down, inside the unit."""
+
+    def __call__(self, records: Records, grant: Grant, missing: frozenset[str], *, refreshed: bool) -> T_co:
+        """Serve the token of a grant.
+
+        Args:
+            records: The open transaction.
+            grant: Active, with a token that is good for what was asked.
+            missing: What was asked for and declined at the last consent.
+            refreshed: The token was obtained within this call.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +66,13 @@ class NeedsConsent:
     reason: Reason
     scopes: frozenset[str]
     missing: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Served(Generic[T]):
+    """What the door gave."""
+
+    value: T
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,28 +106,45 @@ class Tokens:
         self._refresher = Refresher(services)
         self._under_way: dict[bytes, Owned[int]] = {}
         self._pauses: dict[bytes, _Pause] = {}
+        self._renewed: dict[bytes, float] = {}
 
-    async def get(self, call: Call, plan: Plan) -> TokenReleased | NeedsConsent:
-        """Serve a token, or say that the user must be asked.
+    async def get(self, call: Call, plan: Plan) -> TokenReleased | HandleIssued | NeedsConsent:
+        """Serve a token to the principal itself, or say that the user must be asked.
 
         Raises:
             AccessDenied: If the principal may not, or the release mode keeps the token here.
             UpstreamError: If it had to be obtained and could not be, and no token that still lives can be served instead.
             IdentityError: As the vault and the release say.
         """
+        return await self.serve(call, plan, self._releasing(call, plan))
+
+    async def serve(self, call: Call, plan: Plan, door: Door[T], attempt: Attempt | None = None) -> T | NeedsConsent:
+        """Serve a token through a door, or say that the user must be asked.
+
+        Args:
+            call: Who asks.
+            plan: Which grant.
+            door: What becomes of the token.
+            attempt: The request to the vendor's API that the token is for, for the decision.
+
+        Raises:
+            IdentityError: As `get`, and as the door says.
+        """
         allowed = plan.scopes
-        require_access(call.principal, call.action, plan.provider, allowed)
+        require_access(call.principal, call.action, plan.provider, allowed, attempt)
         obtained = 0
         failed: UpstreamError | None = None
         for _ in range(_ROUNDS):
-            unit = self._serving(call, plan, allowed, obtained, serve_alive=failed is not None)
+            unit = self._serving(call, plan, door, allowed, obtained, serve_alive=failed is not None)
             found = await self._services.vault.run(unit, _event(call, plan))
             match found:
-                case TokenReleased() | NeedsConsent():
+                case _Served(value):
+                    return value
+                case NeedsConsent():
                     return found
                 case _AskAccess():
                     allowed |= found.scopes
-                    require_access(call.principal, call.action, plan.provider, allowed)
+                    require_access(call.principal, call.action, plan.provider, allowed, attempt)
                 case _Stale():
                     if failed is not None:
                         raise failed
@@ -108,15 +154,58 @@ class Tokens:
                         failed = error
         raise Conflict(f"the grant at {plan.provider.name} keeps changing; ask again", retryable=True)
 
+    async def renew(self, call: Call, plan: Plan, grant: Grant) -> bool:
+        """Obtain a new token because the vendor's API refused this one before its time; at most once in a minute per grant.
+
+        Returns:
+            Whether another token, or another answer to the question for one, is there now.
+        """
+        clock, name, tokens = self._services.clock, grant_key_hash(plan.key), grant.tokens
+        now, ticks = clock.now(), clock.monotonic()
+        if tokens is None or tokens.obtained_at - CLOCK_TOLERANCE <= now < tokens.obtained_at + timedelta(
+            seconds=RENEWAL_SECONDS
+        ):
+            return False
+        self._renewed = {key: at for key, at in self._renewed.items() if ticks < at + RENEWAL_SECONDS}
+        if name in self._renewed or not (plan.flow is Flow.M2M or may_be_refreshed(plan.provider, tokens, now)):
+            return False
+        self._renewed[name] = ticks
+        try:
+            await self._obtain(call, plan, grant)
+        except (UpstreamError, Conflict):
+            return False
+        return True
+
     async def forced(self, plan: Plan) -> NeedsConsent:
         """What to ask for in a consent that nobody needs: also what is granted, because it replaces that."""
         grant = await self._services.vault.read(lambda records: records.find_grant(plan.key))
         return replace(_ask(plan, grant), reason=Reason.FORCED)
 
+    def _releasing(self, call: Call, plan: Plan) -> Door[TokenReleased | HandleIssued]:
+        def door(records: Records, grant: Grant, missing: frozenset[str], *, refreshed: bool) -> TokenReleased | HandleIssued:
+            released = release_token(
+                records,
+                call.principal,
+                plan.provider,
+                grant,
+                default_release=self._services.default_release,
+                missing_scopes=missing,
+                refreshed=refreshed,
+            )
+            scopes = grant.tokens.scopes if grant.tokens else frozenset[str]()
+            event = call.event(provider=plan.provider.name, flow=plan.flow.value, scopes=scopes)
+            detail = {"missing_scopes": " ".join(released.missing_scopes)} if released.missing_scopes else {}
+            if isinstance(released, HandleIssued):
+                detail["released"] = "handle"
+            records.append_audit(event.ending("ok", **detail))
+            return released
+
+        return door
+
     def _serving(
-        self, call: Call, plan: Plan, allowed: frozenset[str], obtained: int, *, serve_alive: bool
-    ) -> Callable[[Records], TokenReleased | NeedsConsent | _Stale | _AskAccess]:
-        def unit(records: Records) -> TokenReleased | NeedsConsent | _Stale | _AskAccess:
+        self, call: Call, plan: Plan, door: Door[T], allowed: frozenset[str], obtained: int, *, serve_alive: bool
+    ) -> Callable[[Records], _Served[T] | NeedsConsent | _Stale | _AskAccess]:
+        def unit(records: Records) -> _Served[T] | NeedsConsent | _Stale | _AskAccess:
             require_current(records, call, plan)
             grant = records.find_grant(plan.key)
             outcome = _judge(plan, grant, records, obtained, serve_alive=serve_alive)
@@ -126,18 +215,7 @@ class Tokens:
                 raise Conflict("the grant is being made; ask again", retryable=True)
             if not grant.tokens.scopes <= allowed:
                 return _AskAccess(grant.tokens.scopes)
-            released = release_token(
-                call.principal,
-                plan.provider,
-                grant,
-                default_release=self._services.default_release,
-                missing_scopes=plan.scopes - _granted(plan, grant),
-                refreshed=bool(obtained),
-            )
-            detail = {"missing_scopes": " ".join(released.missing_scopes)} if released.missing_scopes else {}
-            event = call.event(provider=plan.provider.name, flow=plan.flow.value, scopes=grant.tokens.scopes)
-            records.append_audit(event.ending("ok", **detail))
-            return released
+            return _Served(door(records, grant, plan.scopes - granted_scopes(plan, grant), refreshed=bool(obtained)))
 
         return unit
 
@@ -203,7 +281,7 @@ def _judge(
     if grant is None or grant.tokens is None or grant.state is not GrantState.ACTIVE:
         return _Stale(grant) if plan.flow is Flow.M2M else _ask(plan, grant)
     tokens, now, asked = grant.tokens, records.now, plan.request.minimum_lifetime_seconds
-    missing = plan.scopes - _granted(plan, grant)
+    missing = plan.scopes - granted_scopes(plan, grant)
     if plan.flow is not Flow.M2M and not missing <= tokens.declined_scopes:
         return NeedsConsent(Reason.MISSING_SCOPES, plan.scopes | tokens.scopes, missing)
     just_obtained = bool(obtained) and grant.generation >= obtained
@@ -227,10 +305,10 @@ def _ask(plan: Plan, grant: Grant | None) -> NeedsConsent:
     if grant is None or grant.state is GrantState.PENDING:
         return NeedsConsent(Reason.NO_GRANT, plan.scopes, plan.scopes)
     granted = grant.tokens.scopes if grant.tokens else frozenset[str]()
-    return NeedsConsent(grant.reason or Reason.EXPIRED, plan.scopes | granted, plan.scopes - _granted(plan, grant))
+    return NeedsConsent(grant.reason or Reason.EXPIRED, plan.scopes | granted, plan.scopes - granted_scopes(plan, grant))
 
 
-def _granted(plan: Plan, grant: Grant) -> frozenset[str]:
+def granted_scopes(plan: Plan, grant: Grant) -> frozenset[str]:
     """What a grant may be used for, with all that its scopes include."""
     return with_implied(grant.tokens.scopes, plan.dialect) if grant.tokens else frozenset()
 

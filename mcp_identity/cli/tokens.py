@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from mcp_identity.broker.answers import ConsentRequired, TokenReleased, TokenRequest
+from mcp_identity.broker.answers import ConsentRequired, HandleIssued, TokenReleased, TokenRequest
 from mcp_identity.cli.failures import FAILED
 from mcp_identity.cli.options import (
     JsonOption,
@@ -25,6 +25,8 @@ from mcp_identity.domain.provider import ProviderKind
 
 if TYPE_CHECKING:
     from mcp_identity.app import Graph
+
+T = TypeVar("T")
 
 EXAMPLES = examples(
     "mcp-identity token github-work",
@@ -66,7 +68,8 @@ def token(
         principal = await principal_of(graph, tenant_of(context))
         found = await graph.broker.directory.find(principal.tenant, provider)
         if found is not None and found.kind is ProviderKind.API_KEY:
-            key = (await graph.broker.get_api_key(graph.broker.call(principal, "get_api_key"), provider)).api_key.reveal()
+            released = _not_a_handle(await graph.broker.get_api_key(graph.broker.call(principal, "get_api_key"), provider))
+            key = released.api_key.reveal()
             _print({"api_key": key, "provider": provider}, key, json=json)
             return True
         answer = await graph.broker.get_token(graph.broker.call(principal, "get_token"), request)
@@ -75,11 +78,19 @@ def token(
             say(f"{provider} needs your consent ({answer.reason.value}). Run: {command}")
             say(f"or, while an MCP client is running this server, open: {answer.authorization_url}")
             return False
+        answer = _not_a_handle(answer)
         _print(_object(answer), answer.access_token.reveal(), json=json)
         return True
 
     if not run(settings_of(context, workload=workload, user=user), errand):
         raise typer.Exit(FAILED)
+
+
+def _not_a_handle(released: T | HandleIssued) -> T:
+    """What was released; the door gives the command line no handle."""
+    if isinstance(released, HandleIssued):
+        raise TypeError("a handle was issued to the command line")
+    return released
 
 
 def _print(found: dict[str, object], secret: str, *, json: bool) -> None:

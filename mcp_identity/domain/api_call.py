@@ -66,6 +66,7 @@ class ApiRequest:
         flow: How the token is obtained, where the provider offers several ways.
         resource: RFC 8707 resource of the grant, or empty.
         audience: Audience of the grant, or empty.
+        elicits: The caller's client can show a link by URL-mode elicitation.
     """
 
     provider: str
@@ -79,6 +80,7 @@ class ApiRequest:
     flow: str = ""
     resource: str = ""
     audience: str = ""
+    elicits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +145,8 @@ class Reach:
     server: AuthorizationServer
     allow_http_loopback: bool
 
-    def address(self, request: ApiRequest, customer: str = "") -> ApiUrl:
-        """Where a request goes.
+    def read(self, request: ApiRequest, customer: str = "") -> ApiUrl | None:
+        """The address that a request names; None for a path whose host only the grant can tell.
 
         Args:
             request: What was asked.
@@ -152,22 +154,33 @@ class Reach:
 
         Raises:
             InvalidRequest: If url and path are both given, or neither, or a parameter carries a credential.
-            UrlRefused: If the URL may not be called.
+            UrlRefused: If it is not a URL that everybody reads in the same way.
         """
         if bool(request.url) == bool(request.path):
             raise InvalidRequest("give either url, the whole URL, or path, which begins with a slash")
-        if request.url:
-            url = parse_api_url(request.url, http=self.allow_http_loopback)
-        else:
+        text = request.url
+        if request.path:
             if not request.path.startswith("/"):
                 raise InvalidRequest("path begins with a slash; url is the whole URL")
-            url = parse_api_url(self._only_host(customer) + request.path, http=self.allow_http_loopback)
-        url = url.with_query(request.query) if request.query else url
-        carrying = self._query_credentials & url.parameter_names
+            if not self.hosts and not customer:
+                return None
+            text = self._only_host(customer) + request.path
+        url = parse_api_url(text, http=self.allow_http_loopback)
+        if request.query:
+            url = url.with_query(request.query)
+        self.check_query(url)
+        return url
+
+    def check_query(self, url: ApiUrl) -> None:
+        """Let an address pass that carries no credential.
+
+        Raises:
+            InvalidRequest: If a parameter does.
+        """
+        own = {self.api.key_name.lower()} if self.api.key_placement == "query" else frozenset[str]()
+        carrying = (_QUERY_CREDENTIALS | own) & url.parameter_names
         if carrying:
             raise InvalidRequest(f"the query parameter {min(carrying)} carries a credential; the server adds it by itself")
-        self.check(request.method, url, customer)
-        return url
 
     def check(self, method: str, url: ApiUrl, customer: str = "") -> None:
         """Let a request pass, if its address is one of an API and gives no credentials away.
@@ -189,19 +202,36 @@ class Reach:
         if any(path_matches(pattern, method, url.path) for pattern in self.api.refused_paths):
             raise UrlRefused("the URL is one that issues or ends credentials, which call_api does not do")
 
-    def headers(self, given: Sequence[tuple[str, str]], body: bytes | None) -> dict[str, str]:
+    def require_hosts(self, customer: str = "") -> None:
+        """See to it that there is any API host.
+
+        Raises:
+            UrlRefused: If nobody said which.
+        """
+        if not self._hosts(customer):
+            raise UrlRefused(
+                "it is not configured which API hosts this credential may go to; an operator has to say --api-host"
+            )
+
+    def headers(self, given: Sequence[tuple[str, str]], body: bytes | None, *, has_key: bool) -> dict[str, str]:
         """The request headers to send, the credential not among them.
+
+        Args:
+            given: As the agent wrote them.
+            body: The body; without a type it is given one.
+            has_key: The credential is an API key, which may have a header of its own.
 
         Raises:
             InvalidRequest: If one is not on the list, malformed, or named twice.
         """
         allowed = REQUEST_HEADERS | {name.lower() for name in self.api.request_headers}
+        own = self.api.key_name.lower() if has_key and self.api.key_placement == "header" else "authorization"
         found: dict[str, str] = {}
         if len(given) > _MAXIMUM_HEADERS:
             raise InvalidRequest(f"more than {_MAXIMUM_HEADERS} request headers")
         for name, value in given:
             lower = name.lower()
-            if lower == self._own_header or (lower not in allowed and _CREDENTIALS.fullmatch(lower)):
+            if lower == own or (lower not in allowed and _CREDENTIALS.fullmatch(lower)):
                 raise InvalidRequest(f"the header {_named(name)} carries a credential; leave it out, the server adds its own")
             if lower not in allowed:
                 raise InvalidRequest(
@@ -233,15 +263,6 @@ class Reach:
         if len(hosts) != 1:
             raise InvalidRequest(f"path needs a provider with exactly one API host; give the whole url at: {', '.join(hosts)}")
         return hosts[0]
-
-    @property
-    def _own_header(self) -> str:
-        return self.api.key_name.lower() if self.api.key_placement == "header" else "authorization"
-
-    @property
-    def _query_credentials(self) -> frozenset[str]:
-        own = {self.api.key_name.lower()} if self.api.key_placement == "query" else frozenset[str]()
-        return _QUERY_CREDENTIALS | own
 
 
 def check_method(method: str) -> Method:

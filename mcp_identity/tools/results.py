@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         ApiKeyReleased,
         ConsentRequired,
         ConsentStatus,
+        HandleIssued,
         TokenReleased,
     )
     from mcp_identity.domain.credentials import Secret
@@ -69,6 +70,8 @@ class TokenResult(Result):
     authorization_url: Text = optional("with status consent_required: show this link to the user, verbatim")
     session_uri: Text = optional("with status consent_required: names the attempt, for get_consent")
     user_action: Text = optional("declined or cancelled, where your client asked the user to open the link and they did not")
+    handle: Text = optional("with status ok, in place of the token: code of yours redeems it once at POST /v1/releases")
+    handle_expires_at: Text = optional("when the handle ends; ISO 8601")
 
 
 class ConsentResult(Result):
@@ -96,6 +99,8 @@ class ApiKeyResult(Result):
 
     api_key: Text = optional("with status ok: the key")
     provider: Text = optional("the credential provider")
+    handle: Text = optional("with status ok, in place of the key: code of yours redeems it once at POST /v1/releases")
+    handle_expires_at: Text = optional("when the handle ends; ISO 8601")
 
 
 class WorkloadTokenResult(Result):
@@ -157,8 +162,28 @@ def consent_text(required: ConsentRequired) -> str:
     )
 
 
-def token_answer(outcome: TokenReleased) -> CallToolResult:
-    """A token that was let go."""
+HANDLE_TEXT = (
+    "The credential itself is not shown. Pass the handle to your own code, which redeems it once, within a minute, at "
+    "POST /v1/releases with its workload access token; or use call_api."
+)
+
+
+def token_answer(outcome: TokenReleased | HandleIssued) -> CallToolResult:
+    """A token that was let go, or the handle of one."""
+    from mcp_identity.broker.answers import HandleIssued
+
+    if isinstance(outcome, HandleIssued):
+        handed = TokenResult(
+            status="ok",
+            handle=outcome.handle.reveal(),
+            handle_expires_at=iso(outcome.handle_expires_at),
+            scopes=list(outcome.scopes),
+            missing_scopes=list(outcome.missing_scopes) or None,
+            expires_at=iso(outcome.expires_at),
+            provider=outcome.provider,
+            flow=outcome.flow.value if outcome.flow else None,
+        )
+        return answer(handed, HANDLE_TEXT)
     return answer(
         TokenResult(
             status="ok",
@@ -227,8 +252,16 @@ def consent_status_answer(status: ConsentStatus) -> CallToolResult:
     )
 
 
-def api_key_answer(released: ApiKeyReleased) -> CallToolResult:
-    """A key that was let go."""
+def api_key_answer(released: ApiKeyReleased | HandleIssued) -> CallToolResult:
+    """A key that was let go, or the handle of one."""
+    from mcp_identity.broker.answers import HandleIssued
+
+    if isinstance(released, HandleIssued):
+        ends = iso(released.handle_expires_at)
+        handed = ApiKeyResult(
+            status="ok", handle=released.handle.reveal(), handle_expires_at=ends, provider=released.provider
+        )
+        return answer(handed, HANDLE_TEXT)
     return answer(ApiKeyResult(status="ok", api_key=released.api_key.reveal(), provider=released.provider))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mcp_identity import app
-from mcp_identity.broker.answers import ConsentRequired, ProviderSpec, TokenReleased, TokenRequest
+from mcp_identity.broker.answers import ConsentRequired, HandleIssued, ProviderSpec, TokenReleased, TokenRequest
 from mcp_identity.broker.audit import Call
 from mcp_identity.broker.broker import Broker
 from mcp_identity.domain.audit import AuditEvent
@@ -130,7 +130,7 @@ class Product:
 
     # Tokens
 
-    async def get(self, *scopes: str, provider: str = "idp", **request: Any) -> TokenReleased | ConsentRequired:
+    async def get(self, *scopes: str, provider: str = "idp", **request: Any) -> TokenReleased | HandleIssued | ConsentRequired:
         return await self.broker.get_token(self.call("get_token"), TokenRequest(provider, scopes, **request))
 
     async def token(self, *scopes: str, provider: str = "idp", **request: Any) -> TokenReleased:

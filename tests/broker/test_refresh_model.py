@@ -25,7 +25,7 @@ from mcp_identity.broker.leases import Held, Leased
 from mcp_identity.broker.plan import Plan, make_plan
 from mcp_identity.broker.refresh import WATCH_SECONDS, Refresher
 from mcp_identity.broker.services import Services
-from mcp_identity.broker.tokens import Tokens
+from mcp_identity.broker.tokens import Tokens, _Served
 from mcp_identity.broker.vendor import client_of, revoke_at_vendor
 from mcp_identity.domain.credentials import Grant, GrantState, Reason, Secret, TokenSet
 from mcp_identity.domain.errors import Conflict, IdentityError
@@ -168,10 +168,14 @@ class Refreshes(RuleBasedStateMachine):
 
     def _serve(self) -> None:
         """A call is answered from the vault, if it can be; never with a token of a grant that was ended."""
-        unit = Tokens(self.world.services(0))._serving(self.call, self.plan, frozenset({"read"}), 0, serve_alive=True)
+        tokens = Tokens(self.world.services(0))
+        door = tokens._releasing(self.call, self.plan)
+        unit = tokens._serving(self.call, self.plan, door, frozenset({"read"}), 0, serve_alive=True)
         answer = self.world.run(0, unit)
-        if isinstance(answer, TokenReleased):
-            assert answer.access_token.reveal() not in self.ended
+        if isinstance(answer, _Served):
+            released = answer.value
+            assert isinstance(released, TokenReleased)
+            assert released.access_token.reveal() not in self.ended
             assert self.grant().state is GrantState.ACTIVE
 
     def _give_back(self, tokens: TokenSet) -> None:

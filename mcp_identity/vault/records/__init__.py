@@ -12,6 +12,7 @@ from mcp_identity.vault.records.grants import GrantRecords
 from mcp_identity.vault.records.issuers import IssuerRecords
 from mcp_identity.vault.records.logins import LoginRecords
 from mcp_identity.vault.records.providers import ProviderRecords
+from mcp_identity.vault.records.releases import ReleaseRecords
 from mcp_identity.vault.records.signing_keys import SigningKeyRecords
 from mcp_identity.vault.records.users import UserRecords
 from mcp_identity.vault.records.workload_keys import WorkloadKeyRecords
@@ -27,6 +28,7 @@ class Records(
     LoginRecords,
     IssuerRecords,
     SigningKeyRecords,
+    ReleaseRecords,
     UserRecords,
     AuditRecords,
 ):

@@ -78,6 +78,12 @@ class GrantRecords(RecordsBase):
         row = self.connection.execute(query).mappings().first()
         return self._grant(row, key) if row else None
 
+    def find_grant_row(self, tenant: str, grant_id: str) -> Grant | None:
+        """A grant by its row id."""
+        query = select(_GRANTS).where(_GRANTS.c.tenant_id == tenant, _GRANTS.c.id == grant_id)
+        row = self.connection.execute(query).mappings().first()
+        return self._grant(row, self._key_of(row)) if row else None
+
     def list_grants(self, tenant: str, workload_id: str, user_keys: tuple[str, ...]) -> GrantList:
         """The grants of one workload and of these users; with the empty key, its M2M grants."""
         query = select(_GRANTS).where(
