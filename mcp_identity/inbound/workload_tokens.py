@@ -12,7 +12,7 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from mcp_identity.domain.clock import Clock, Entropy, random_token
 from mcp_identity.domain.credentials import Secret
@@ -21,7 +21,6 @@ from mcp_identity.domain.identity import User, UserKind, WorkloadIdentity
 from mcp_identity.inbound.jwt import EXPIRED, unauthenticated
 from mcp_identity.vault.envelope import KEY_ID_BYTES, RANDOM_BYTES, DataKey, Place, open_sealed, seal
 from mcp_identity.vault.records.moments import micros, moment
-from mcp_identity.vault.vault import Vault
 
 WORKLOAD_TOKEN_PREFIX = "mid_wat_"  # noqa: S105 - what tells the token from other bearers
 MAXIMUM_TOKEN_LENGTH = 8 * 1024
@@ -30,6 +29,19 @@ TOOL_SCOPE_PREFIX = "identity:"
 _TOKEN = re.compile(r"mid_wat_([A-Za-z0-9_-]{1,8184})")
 _VERSION = 1
 _JTI_BYTES = 16
+
+
+class Sealing(Protocol):
+    """The vault, as far as tokens are sealed with it."""
+
+    @property
+    def id(self) -> str:
+        """Names it; random."""
+        ...
+
+    def derived_key(self, purpose: str) -> bytes:
+        """A key of it for one purpose."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +72,7 @@ class WorkloadToken:
 class WorkloadTokens:
     """Seals and opens workload access tokens."""
 
-    def __init__(self, vault: Vault, clock: Clock, entropy: Entropy, public_url: str) -> None:
+    def __init__(self, vault: Sealing, clock: Clock, entropy: Entropy, public_url: str) -> None:
         """Keep what it works with.
 
         Args:

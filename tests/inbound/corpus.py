@@ -87,6 +87,8 @@ def _good(idp: FakeIdentityProvider) -> Iterator[Named]:
     yield "a name in another script", token(name="アリス \u202e evil")
     yield "a name that is no string", token(name={"given": "Alice"})
     yield "no name at all", token(name=None)
+    yield "a name that no text can hold", token(name="A\ud800lice")
+    yield "a scope that no text can hold", token(scope="a \ud800")
     yield "nested claims", token(realm_access={"roles": ["a"], "deep": {"er": [[[1]]]}})
     yield "claims of every type", token(a=None, b=True, c=1.5, d=[], e={}, f="", g=10**30)
     yield "groups that nobody asked for", token(groups=[f"group-{number}" for number in range(300)])
