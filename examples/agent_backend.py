@@ -105,8 +105,8 @@ class Company:
             "code_challenge_method": "S256",
         }
         page = person.get(f"{self.idp['issuer']}/authorize?{urlencode(asked)}")
-        (form,) = page.forms
-        page = person.submit(form, page=page, username=username, password=password)
+        if page.forms:  # else the browser is signed in there already
+            page = person.submit(page.forms[0], page=page, username=username, password=password)
         answer = {name: values[0] for name, values in parse_qs(urlsplit(page.url).query).items()}
         if not secrets.compare_digest(answer.get("state", ""), state):
             raise SystemExit("the answer belongs to another sign-in")

@@ -116,7 +116,7 @@ class Company:
         times = {"iss": self.issuer, "iat": now, "exp": now + TOKEN_SECONDS}
         return jwt.encode({"alg": "ES256", "typ": kind, "kid": self.key.kid}, {**times, **claims}, self.key)
 
-    def access_token(self, subject: str, client_id: str, scope: str) -> str:
+    def access_token(self, subject: str, client_id: str, scope: str, name: str = "") -> str:
         """A token for the API that the provider was started with (RFC 9068)."""
         claims = {
             "sub": subject,
@@ -125,7 +125,7 @@ class Company:
             "scope": scope,
             "jti": secrets.token_urlsafe(12),
         }
-        return self.sign(claims, "at+jwt")
+        return self.sign(claims | ({"name": name} if name else {}), "at+jwt")
 
 
 def subject_of(username: str) -> str:
@@ -218,7 +218,7 @@ class Endpoints:
         if code.nonce:
             claims["nonce"] = code.nonce
         tokens = {
-            "access_token": company.access_token(subject, client.client_id, code.scope),
+            "access_token": company.access_token(subject, client.client_id, code.scope, code.username.title()),
             "id_token": company.sign(claims, "JWT"),
         }
         return _token_answer(tokens)

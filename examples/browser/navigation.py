@@ -24,6 +24,8 @@ WORDS: dict[Decision, tuple[str, ...]] = {
     "allow": ("allow", "authorize", "authorise", "approve", "accept", "agree"),
     "deny": ("deny", "decline", "reject", "refuse", "cancel"),
 }
+ASIDE = ("sign in as", "sign out")
+"""What buttons say that lead a person somewhere else than on."""
 NAVIGATION_HEADERS = {
     "Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8",
     "Accept-Language": "en",
@@ -91,8 +93,8 @@ class Browser:
     ) -> Page:
         """Open a consent link and do what it asks until there is nothing left to do; answer the last page.
 
-        The person presses the one button of the page that the link opens, signs in wherever a password is asked for, and
-        presses Allow or Deny wherever that is the question. Wrong passwords are not tried twice.
+        The person presses the one button that leads on from the page that the link opens, signs in wherever a password is
+        asked for, and presses Allow or Deny wherever that is the question. Wrong passwords are not tried twice.
         """
         page = self.get(url)
         pressed = Counter[tuple[str, str]]()
@@ -160,7 +162,8 @@ def _next_step(page: Page, link: str, decision: Decision) -> tuple[Form, Button,
     for form, button in buttons:
         if button.says(*WORDS[decision]):
             return form, button, 1
+    onward = [(form, button) for form, button in buttons if not button.says(*ASIDE)]
     is_link_page = urlsplit(page.url)[:3] == urlsplit(link)[:3]
-    if is_link_page and len(buttons) == 1:
-        return *buttons[0], 2  # once more after a sign-in that leads back here
+    if is_link_page and len(onward) == 1:
+        return *onward[0], 2  # once more after a sign-in that leads back here
     return None
