@@ -81,6 +81,11 @@ class Directory:
             notes.append("This vendor takes no redirect to this machine: consents need a server with PUBLIC_URL.")
         if provider.release is Release.HANDLE:
             notes.append("On stdio, release handle behaves as never.")
+        if not provider.api_hosts and not dialect_of(provider).api_host_field:
+            notes.append(
+                "call_api does not know where its credential may go: "
+                f"mcp-identity providers update {provider.name} --api-host https://HOST"
+            )
         return tuple(notes)
 
     async def add(self, call: Call, name: str, spec: ProviderSpec) -> CredentialProvider:

@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from mcp_identity.cli import audit, catalog, clients, connect, doctor, grants, init, issuers, providers, tokens, workloads
+from mcp_identity.cli import (
+    audit,
+    calls,
+    catalog,
+    clients,
+    connect,
+    doctor,
+    grants,
+    init,
+    issuers,
+    providers,
+    tokens,
+    workloads,
+)
 from mcp_identity.cli.failures import Commands
 from mcp_identity.cli.options import TENANT_HELP, USER_HELP, WORKLOAD_HELP, Globals, examples, globals_of
 from mcp_identity.domain.errors import InvalidRequest
@@ -81,6 +94,7 @@ application.add_typer(issuers.commands, name="issuers")
 application.add_typer(workloads.commands, name="workloads")
 application.command("connect", epilog=connect.EXAMPLES)(connect.connect)
 application.command("token", epilog=tokens.EXAMPLES)(tokens.token)
+application.command("call", epilog=calls.EXAMPLES)(calls.call)
 application.add_typer(grants.commands, name="grants")
 application.add_typer(audit.commands, name="audit")
 application.add_typer(clients.commands, name="clients")

@@ -60,6 +60,32 @@ ReleaseOption = Annotated[
     Release | None,
     typer.Option("--release", help="How its secrets may leave: as the value, as a one-time handle, or never."),
 ]
+ApiHostOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--api-host",
+        metavar="https://HOST[:PORT]",
+        help="Where call_api may send its credential, exactly; instead of the vendor's own hosts. Repeat for several.",
+    ),
+]
+KeyHeaderOption = Annotated[
+    str | None,
+    typer.Option("--api-key-header", metavar="NAME", help="call_api sends the API key in this header, by itself."),
+]
+KeyPrefixOption = Annotated[
+    str | None, typer.Option("--api-key-prefix", metavar="WORD", help="What stands before the key in the header, e.g. Bearer.")
+]
+KeyQueryOption = Annotated[
+    str | None, typer.Option("--api-key-query", metavar="NAME", help="call_api sends the API key in this query parameter.")
+]
+KeyBasicOption = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key-basic",
+        metavar="USERNAME",
+        help="call_api sends the API key as the password of this user name; with '' the key is the user name.",
+    ),
+]
 HttpLoopbackOption = Annotated[
     bool | None,
     typer.Option("--allow-http-loopback/--no-allow-http-loopback", help="Accept http endpoints on this machine; for tests."),
@@ -105,6 +131,27 @@ def settings_of_vendor(endpoints: dict[str, str | None], pairs: Sequence[str] | 
     return found
 
 
+def key_placement(
+    settings: dict[str, str], header: str | None, prefix: str | None, query: str | None, basic: str | None
+) -> dict[str, str]:
+    """The settings, with where an API key goes.
+
+    Raises:
+        InvalidRequest: If several places are named, or a prefix without a header.
+    """
+    if (header is not None) + (query is not None) + (basic is not None) > 1:
+        raise InvalidRequest("an API key goes into one place: --api-key-header, --api-key-query or --api-key-basic")
+    if prefix is not None and (query is not None or basic is not None):
+        raise InvalidRequest("--api-key-prefix belongs to a header")
+    if query is not None:
+        return {**settings, "placement": "query", "name": query}
+    if basic is not None:
+        return {**settings, "placement": "basic", "username": basic}
+    if header is not None:
+        return {**settings, "placement": "header", "name": header, "prefix": prefix or ""}
+    return settings if prefix is None else {**settings, "prefix": prefix}
+
+
 def choose_vendor(vendor: str | None, kind: ProviderKind | None, settings: dict[str, str]) -> str:
     """The vendor that is meant where none was named.
 
@@ -129,6 +176,7 @@ def make_spec(
     client_auth: ClientAuthentication | None,
     scopes: str | None,
     release: str | None,
+    api_hosts: Sequence[str] | None = None,
     allow_http_loopback: bool | None,
     disabled: bool | None = None,
 ) -> ProviderSpec:
@@ -141,6 +189,7 @@ def make_spec(
         secret=secret,
         scopes=None if scopes is None else tuple(scopes.split()),
         release=release,
+        api_hosts=None if api_hosts is None else tuple(api_hosts),
         allow_http_loopback=allow_http_loopback,
         disabled=disabled,
     )

@@ -42,6 +42,7 @@ async def describe(graph: Graph, provider: CredentialProvider) -> dict[str, Valu
         "authorization_url": server.authorization_url,
         "token_url": server.token_url,
         "revocation_url": server.revocation_url,
+        "api_hosts": list(provider.api_hosts),
         "allow_http_loopback": provider.allow_http_loopback,
         "disabled": provider.disabled,
         "redirect_uri": redirect_uri,

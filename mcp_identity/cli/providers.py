@@ -29,6 +29,8 @@ commands = typer.Typer(no_args_is_help=True, help="The configured sources of cre
         "mcp-identity providers add github-work --vendor github --client-id ID --client-secret-stdin < secret",
         'mcp-identity providers add idp --issuer https://idp.example.com --client-id ID --client-auth none --scopes "read"',
         "mcp-identity providers add weather --kind api-key --api-key-env WEATHER_KEY --release token",
+        "mcp-identity providers add maps --kind api-key --api-key-env MAPS_KEY --release never "
+        "--api-host https://maps.example.com --api-key-query key",
     )
 )
 def add(
@@ -51,6 +53,11 @@ def add(
     fields: given.SetOption = None,
     scopes: given.DefaultScopesOption = None,
     release: given.ReleaseOption = None,
+    api_host: given.ApiHostOption = None,
+    api_key_header: given.KeyHeaderOption = None,
+    api_key_prefix: given.KeyPrefixOption = None,
+    api_key_query: given.KeyQueryOption = None,
+    api_key_basic: given.KeyBasicOption = None,
     allow_http_loopback: given.HttpLoopbackOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -68,6 +75,7 @@ def add(
     }
     settings = given.settings_of_vendor(endpoints, fields)
     definition = get_definition(given.choose_vendor(vendor, kind, settings))
+    settings = given.key_placement(settings, api_key_header, api_key_prefix, api_key_query, api_key_basic)
     secret = given.read_secret_for(
         definition.kind,
         given.client_secret_source(client_secret_env, client_secret_file, client_secret_stdin),
@@ -86,6 +94,7 @@ def add(
         client_auth=client_auth,
         scopes=scopes,
         release=chosen,
+        api_hosts=api_host,
         allow_http_loopback=allow_http_loopback,
     )
 
@@ -161,6 +170,11 @@ def update(
     fields: given.SetOption = None,
     scopes: given.DefaultScopesOption = None,
     release: given.ReleaseOption = None,
+    api_host: given.ApiHostOption = None,
+    api_key_header: given.KeyHeaderOption = None,
+    api_key_prefix: given.KeyPrefixOption = None,
+    api_key_query: given.KeyQueryOption = None,
+    api_key_basic: given.KeyBasicOption = None,
     allow_http_loopback: given.HttpLoopbackOption = None,
     disabled: Annotated[bool | None, typer.Option("--disable/--enable", help="Serve nobody; or serve again.")] = None,
     json: JsonOption = False,
@@ -176,6 +190,7 @@ def update(
         "revocation_url": revocation_url,
     }
     settings = given.settings_of_vendor(endpoints, fields)
+    settings = given.key_placement(settings, api_key_header, api_key_prefix, api_key_query, api_key_basic)
     client_secret = given.client_secret_source(client_secret_env, client_secret_file, client_secret_stdin)
     api_key = given.api_key_source(api_key_env, api_key_file, api_key_stdin)
 
@@ -189,6 +204,7 @@ def update(
             client_auth=client_auth,
             scopes=scopes,
             release=release.value if release else None,
+            api_hosts=api_host,
             allow_http_loopback=allow_http_loopback,
             disabled=disabled,
         )

@@ -74,9 +74,7 @@ def token(
             return True
         answer = await graph.broker.get_token(graph.broker.call(principal, "get_token"), request)
         if isinstance(answer, ConsentRequired):
-            command = f"{program(principal.tenant)} connect {provider}{_same_principal(graph)}"
-            say(f"{provider} needs your consent ({answer.reason.value}). Run: {command}")
-            say(f"or, while an MCP client is running this server, open: {answer.authorization_url}")
+            say_consent_required(graph, answer, principal.tenant)
             return False
         answer = _not_a_handle(answer)
         _print(_object(answer), answer.access_token.reveal(), json=json)
@@ -84,6 +82,13 @@ def token(
 
     if not run(settings_of(context, workload=workload, user=user), errand):
         raise typer.Exit(FAILED)
+
+
+def say_consent_required(graph: Graph, required: ConsentRequired, tenant: str) -> None:
+    """Tell the person how to consent; on stderr, so that nothing takes it for what was asked for."""
+    command = f"{program(tenant)} connect {required.provider}{_same_principal(graph)}"
+    say(f"{required.provider} needs your consent ({required.reason.value}). Run: {command}")
+    say(f"or, while an MCP client is running this server, open: {required.authorization_url}")
 
 
 def _not_a_handle(released: T | HandleIssued) -> T:

@@ -28,3 +28,8 @@ def issues() -> ToolAnnotations:
 def revokes() -> ToolAnnotations:
     """It ends something, here and elsewhere."""
     return ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=True)
+
+
+def calls() -> ToolAnnotations:
+    """It does elsewhere whatever it is asked to."""
+    return ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True)

@@ -258,9 +258,7 @@ def api_key_answer(released: ApiKeyReleased | HandleIssued) -> CallToolResult:
 
     if isinstance(released, HandleIssued):
         ends = iso(released.handle_expires_at)
-        handed = ApiKeyResult(
-            status="ok", handle=released.handle.reveal(), handle_expires_at=ends, provider=released.provider
-        )
+        handed = ApiKeyResult(status="ok", handle=released.handle.reveal(), handle_expires_at=ends, provider=released.provider)
         return answer(handed, HANDLE_TEXT)
     return answer(ApiKeyResult(status="ok", api_key=released.api_key.reveal(), provider=released.provider))
 

@@ -12,7 +12,7 @@ from typing import Annotated
 from mcp.types import CallToolResult
 
 from mcp_identity.domain.errors import clean_text
-from mcp_identity.tools import consent_tools, hints, listings, results, token_tools, workload_tools
+from mcp_identity.tools import call_api, consent_tools, hints, listings, results, token_tools, workload_tools
 from mcp_identity.tools.arguments import GrantFlow, PromptProvider, Provider, provider_name
 from mcp_identity.tools.caller import Caller
 from mcp_identity.tools.edge import IdentityServer
@@ -41,6 +41,7 @@ def build_server(
     _add_looking_tools(server)
     token_tools.add(server)
     consent_tools.add(server)
+    call_api.add(server)
     if remote:
         consent_tools.add_completion(server)
         workload_tools.add_workload_tokens(server)

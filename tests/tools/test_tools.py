@@ -16,6 +16,7 @@ from tests.fakes.mcp_client import STATELESS_VERSION, VERSIONS, Json, McpClient,
 from tests.fakes.vendor import Vendor
 
 TOOLS = {
+    "call_api",
     "get_api_key",
     "get_consent",
     "get_token",
@@ -26,6 +27,7 @@ TOOLS = {
     "whoami",
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "call_api": ({"provider": "sealed", "url": "https://api.example.com/"}, "url_refused"),
     "get_api_key": ({"provider": "billing"}, "unsupported_flow"),
     "get_consent": ({"session_uri": "urn:ietf:params:oauth:request_uri:nobody"}, "consent_not_found"),
     "get_token": ({"provider": "weather"}, "unsupported_flow"),
