@@ -226,6 +226,7 @@ async def running_remote(
     clock: FakeClock | None = None,
     issuer: dict[str, Any] | None = None,
     public_url: str = PUBLIC_URL,
+    grace_seconds: float = 10.0,
     **settings: Any,
 ) -> AsyncGenerator[Remote]:
     """A server with many users on a vault in `home`, with one vendor, `idp`, while the block lasts."""
@@ -247,7 +248,7 @@ async def running_remote(
         clock=clock,
         entropy=prepared.entropy,
     )
-    async with app.running(prepared):
+    async with app.running(prepared, lambda: grace_seconds):
         made = issuer_of(company, **(issuer or {}))
 
         def unit(records: Records) -> WorkloadIdentity:
