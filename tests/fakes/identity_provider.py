@@ -602,6 +602,11 @@ class FakeIdentityTransport(Transport):
         super().__init__()
         self.providers = providers
 
+    def know(self, provider: FakeIdentityProvider) -> None:
+        """Reach this one too."""
+        if provider not in self.providers:
+            self.providers = (*self.providers, provider)
+
     async def send(self, request: HttpRequest, *, allow_http_loopback: bool = False) -> HttpResponse:
         """Answer as the knobs say."""
         del allow_http_loopback

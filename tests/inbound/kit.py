@@ -19,6 +19,7 @@ from mcp_identity.inbound.workload_tokens import WorkloadTokens
 from mcp_identity.oauth.jws import process_key_set_response
 from mcp_identity.providers import presets
 from mcp_identity.settings import Settings
+from mcp_identity.transport import Transport
 from mcp_identity.vault.vault import Vault
 from tests.fakes.clock import FakeClock, SystemEntropy
 from tests.fakes.identity_provider import CLIENT, FakeIdentityProvider, FakeIdentityTransport, respond_json
@@ -65,7 +66,7 @@ class Inbound:
 
     prepared: app.Prepared
     clock: FakeClock
-    transport: FakeIdentityTransport
+    transport: Transport
     authenticator: Authenticator
     tokens: WorkloadTokens
     _numbers: list[int] = field(default_factory=lambda: [0])
@@ -79,8 +80,8 @@ class Inbound:
         issuer = issuer_of(idp, **changes)
         await self.vault.ensure_tenant(issuer.tenant)
         await self.vault.run(lambda records: records.insert_issuer(issuer, None))
-        if idp not in self.transport.providers:
-            self.transport.providers = (*self.transport.providers, idp)
+        if isinstance(self.transport, FakeIdentityTransport):
+            self.transport.know(idp)
         return issuer
 
     async def add_workload(
@@ -106,10 +107,10 @@ class Inbound:
 
 @asynccontextmanager
 async def running(
-    home: Path, *providers: FakeIdentityProvider, clock: FakeClock, public_url: str = PUBLIC_URL
+    home: Path, *, clock: FakeClock, transport: Transport | None = None, public_url: str = PUBLIC_URL
 ) -> AsyncGenerator[Inbound]:
-    """The product on a vault in a folder."""
-    transport = FakeIdentityTransport(*providers)
+    """The product on a vault in a folder, with a transport that knows the providers that are added as issuers."""
+    transport = transport or FakeIdentityTransport()
     settings = Settings(home=home, public_url=public_url)
     prepared = app.prepare(settings, clock=clock, entropy=SystemEntropy(), transport=transport)
     tokens = WorkloadTokens(prepared.vault, clock, SystemEntropy(), public_url)

@@ -19,7 +19,7 @@ from mcp_identity.domain.identity import DEFAULT_TENANT, Principal, Proof, User,
 from mcp_identity.domain.workload_key import new_workload_key, workload_key_digest
 from mcp_identity.inbound.jwt import UNAUTHENTICATED
 from tests.fakes.clock import FakeClock, SystemEntropy
-from tests.fakes.identity_provider import ALICE, BOB, CLIENT, PRESETS, FakeIdentityProvider, Preset
+from tests.fakes.identity_provider import ALICE, BOB, CLIENT, PRESETS, FakeIdentityProvider, FakeIdentityTransport, Preset
 from tests.inbound import corpus
 from tests.inbound.kit import Inbound
 
@@ -91,7 +91,8 @@ async def test_an_issuer_that_nobody_added_is_never_asked(
 ) -> None:
     """covers: A23."""
     stranger = FakeIdentityProvider("auth0", now=clock.now)
-    inbound.transport.providers = (stranger,)
+    assert isinstance(inbound.transport, FakeIdentityTransport)
+    inbound.transport.know(stranger)
     await refused(inbound, stranger.access_token())
     await inbound.add_workload(issuer=await inbound.add_issuer(idp))
     await refused(inbound, stranger.access_token())
