@@ -31,7 +31,7 @@ EXAMPLES = examples(
 def call(
     context: typer.Context,
     provider: ProviderArgument,
-    url: Annotated[str, typer.Argument(metavar="URL", help="The whole URL, or the path where the provider has one API host.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="The whole URL, or a path at the provider's first API host.")],
     method: Annotated[str, typer.Option("--method", "-X", metavar="METHOD", help="GET, or POST where there is a body.")] = "",
     header: Annotated[
         list[str] | None,

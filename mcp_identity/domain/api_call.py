@@ -58,7 +58,7 @@ class ApiRequest:
         provider: The credential provider's name.
         method: The method.
         url: The absolute URL, or empty.
-        path: Or the path, where the provider has exactly one API host.
+        path: Or the path, at the customer's own API host, else at the provider's first.
         query: Further parameters.
         headers: Request headers.
         body: The body.
@@ -164,7 +164,7 @@ class Reach:
                 raise InvalidRequest("path begins with a slash; url is the whole URL")
             if not self.hosts and not customer:
                 return None
-            text = self._only_host(customer) + request.path
+            text = (customer or self.hosts[0]) + request.path
         url = parse_api_url(text, http=self.allow_http_loopback)
         if request.query:
             url = url.with_query(request.query)
@@ -257,12 +257,6 @@ class Reach:
 
     def _hosts(self, customer: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.hosts, customer) if customer else self.hosts))
-
-    def _only_host(self, customer: str) -> str:
-        hosts = (customer,) if customer else self.hosts
-        if len(hosts) != 1:
-            raise InvalidRequest(f"path needs a provider with exactly one API host; give the whole url at: {', '.join(hosts)}")
-        return hosts[0]
 
 
 def check_method(method: str) -> Method:

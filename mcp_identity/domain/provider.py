@@ -150,7 +150,8 @@ class Api(_Facts):
     """The vendor's API, as far as `call_api` has to know it.
 
     Attributes:
-        hosts: Exact origins that a credential may be sent to: scheme, host, and a port if one is named.
+        hosts: Exact origins that a credential may be sent to: scheme, host, and a port if one is named. A bare path is at the
+            first.
         request_headers: What agents may send beside the headers that every API takes.
         response_headers: What agents are told beside the headers that every API has.
         refused_paths: ``[METHOD ]/path`` of what issues or ends credentials, or carries several requests in one; ``*`` is

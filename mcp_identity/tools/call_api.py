@@ -28,7 +28,7 @@ Method = Annotated[str, Field(description="GET, HEAD, POST, PUT, PATCH or DELETE
 Url = Annotated[
     str, Field(description="the whole https URL, at one of the provider's API hosts; or leave it empty and give path")
 ]
-Path = Annotated[str, Field(description="the path, beginning with a slash, where the provider has exactly one API host")]
+Path = Annotated[str, Field(description="in place of url: the path, beginning with a slash, at the provider's first API host")]
 Query = Annotated[dict[str, str], Field(description="query parameters, not yet encoded")]
 Headers = Annotated[dict[str, str], Field(description="request headers, such as Accept; never one that carries a credential")]
 Body = Annotated[str, Field(description="the request body, as text")]

@@ -48,6 +48,9 @@ class ProviderItem(BaseModel):
     kind: str = Field(description="oauth2: call get_token; api-key: call get_api_key")
     flows: list[str] = Field(description="M2M needs no user; USER_FEDERATION acts for the user, after consent")
     scopes: list[str] = Field(description="asked for when a call names none")
+    api_hosts: list[str] = Field(
+        description="where call_api may send the credential; an account may have one of its own beside"
+    )
     grants: list[GrantItem] = Field(description="what is granted already")
 
 
@@ -97,6 +100,7 @@ def providers_result(listing: ProviderListing) -> ProvidersResult:
                 kind=each.provider.kind.value,
                 flows=[flow.value for flow in each.provider.flows],
                 scopes=list(each.scopes),
+                api_hosts=list(each.provider.api_hosts),
                 grants=[_grant_item(grant) for grant in each.grants],
             )
             for each in listing.providers

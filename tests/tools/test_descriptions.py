@@ -12,7 +12,7 @@ from mcp_identity.tools.scopes import ADMIN, SCOPE_OF, TOOL_SCOPES, scope_of
 from mcp_identity.tools.server import build_server
 from mcp_identity.tools.texts import CONNECT_ACCOUNT, INSTRUCTIONS
 
-PINNED = "cf6d906395c1253c7b803f566f96084af9b6eac1e0f34d38063dd4c35870c82f"
+PINNED = "6e2e19116079023e84f230c2513ab9ea2cc0935ba672a2a501416fe3acf303ee"
 """SHA-256 of every word that models read. Who changes one changes this line too, so that a review sees it."""
 
 
