@@ -124,7 +124,7 @@ def _addresses(issuer: str) -> tuple[str, ...]:
     parts = urlsplit(issuer)
     if "?" in issuer or "#" in issuer or not parts.netloc or "{" in parts.netloc:  # organisations have paths, no hosts
         return ()
-    base, path = issuer.removesuffix("/"), parts.path.rstrip("/")
+    base, path = issuer.removesuffix("/"), parts.path.removesuffix("/")
     origin = f"{parts.scheme}://{parts.netloc}"
     return tuple(
         address for suffix in _SUFFIXES for address in (f"{base}{_WELL_KNOWN}{suffix}", f"{origin}{_WELL_KNOWN}{suffix}{path}")
