@@ -34,7 +34,7 @@ from mcp_identity.domain.errors import (
     clean_text,
 )
 from mcp_identity.domain.identity import DEFAULT_TENANT, User, UserKind
-from mcp_identity.domain.issuer import Issuer
+from mcp_identity.domain.issuer import Issuer, fill
 from mcp_identity.domain.login import (
     BROWSER_SESSION_LIFETIME,
     LOGIN_LIFETIME,
@@ -235,11 +235,10 @@ class Logins:
         return verify_id_claims(
             answer.id_token.reveal(),
             keys,
-            issuers=frozenset({issuer.login_issuer}),
+            issuers=_issuers(issuer),
             client_id=issuer.login_client_id,
             nonce=login.nonce,
             now=self._clock.now(),
-            tenant_claim=issuer.rules.discriminator if issuer.discriminator_values else "",
         )
 
     async def _begin_session(self, login: Login, user: User, name: str) -> LoginDone:
@@ -344,6 +343,11 @@ def _issuer(records: Records, tenant: str, issuer_id: str) -> Issuer:
     if issuer is None or issuer.disabled or not issuer.can_log_in:
         raise ProviderMisconfigured("nobody can sign in at this issuer; an operator has to configure a login client")
     return issuer
+
+
+def _issuers(issuer: Issuer) -> frozenset[str]:
+    """The exact issuers of its ID tokens: one, or one for each organisation where its identifier is a template."""
+    return frozenset(fill(issuer.login_issuer, value) for value in issuer.discriminator_values or {""})
 
 
 def _server(issuer: Issuer) -> AuthorizationServer:

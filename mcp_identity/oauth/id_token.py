@@ -20,8 +20,6 @@ from mcp_identity.oauth.jws import JwsRefused, key_set_request, parse_compact, p
 MAXIMUM_SUBJECT_LENGTH = 255
 SKEW_SECONDS = 60
 
-_ORGANISATION = re.compile(r"[A-Za-z0-9-]{1,64}")
-
 
 def jwks_request(server: AuthorizationServer) -> HttpRequest:
     """Ask for the issuer's keys.
@@ -78,18 +76,16 @@ def verify_id_claims(
     client_id: str,
     nonce: str | None,
     now: datetime,
-    tenant_claim: str = "",
 ) -> Fields:
     """Verify an ID token whose subject the caller reads itself.
 
     Args:
         id_token: The raw token.
         jwks_response: The answer to `jwks_request`.
-        issuers: The exact issuers that it may be of; ``{tenantid}`` in one stands for the token's own `tenant_claim`.
+        issuers: The exact issuers that it may be of.
         client_id: Our client id there.
         nonce: What the authorization request carried; None where it carried none.
         now: The time.
-        tenant_claim: The claim that an issuer's template is filled with; the caller decides on its value.
 
     Returns:
         All claims.
@@ -100,9 +96,6 @@ def verify_id_claims(
         UpstreamBadResponse: If the token does not verify, for whatever reason.
     """
     claims = _verified_claims(id_token, jwks_response)
-    organisation = claims.get(tenant_claim) if tenant_claim else None
-    if isinstance(organisation, str) and _ORGANISATION.fullmatch(organisation):
-        issuers = frozenset(each.replace("{tenantid}", organisation) for each in issuers)
     issuer = claims.get("iss")
     if not isinstance(issuer, str) or not issuer or issuer not in issuers:
         raise UpstreamBadResponse("the ID token is of another issuer")
