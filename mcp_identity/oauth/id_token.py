@@ -7,7 +7,6 @@ nothing in the token's header but the name of one of them: keys and key addresse
 from __future__ import annotations
 
 import hmac
-import re
 from datetime import datetime
 from typing import cast
 
