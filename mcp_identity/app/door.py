@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 _FORWARDING = ("forwarded", "via", "x-real-ip")
 _FORWARDING_PREFIX = "x-forwarded"
 _DEFAULT_PORTS = {"https": ":443", "http": ":80"}
-BAD_REQUEST, FORBIDDEN, MISDIRECTED = 400, 403, 421
+BAD_REQUEST, FORBIDDEN, MISDIRECTED, TOO_LARGE = 400, 403, 421, 431
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -45,6 +45,7 @@ class DoorRules:
         only_proxies: Nobody else may speak to us but for our health: the way from anybody else is not encrypted.
         only_loopback: Nothing forwarded, and nobody from another machine.
         scheme: What the outside speaks to us; what the socket speaks may be another.
+        header_bytes: The most of a header; the parser bounds only one that comes in pieces.
     """
 
     hosts: frozenset[str]
@@ -53,6 +54,7 @@ class DoorRules:
     only_proxies: bool = False
     only_loopback: bool = False
     scheme: str = "http"
+    header_bytes: int = 16 * 1024
 
 
 def hosts_of(urls: Iterable[str], further: Iterable[str]) -> frozenset[str]:
@@ -106,6 +108,8 @@ class Door:
             return FORBIDDEN
         if rules.only_proxies and not _is_in(peer, rules.proxies) and scope["path"] not in PATHS:
             return FORBIDDEN
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > rules.header_bytes:
+            return TOO_LARGE
         if not scope["path"].startswith("/"):  # `GET http://elsewhere/ HTTP/1.1`
             return BAD_REQUEST
         hosts = headers.getlist("host")

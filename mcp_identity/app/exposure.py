@@ -149,6 +149,7 @@ def door_rules(settings: Settings, options: HttpOptions, port: int, addresses: I
         only_proxies=not loopback and not settings.tls_cert,
         only_loopback=options.insecure_loopback,
         scheme=own[0].partition(":")[0],
+        header_bytes=settings.header_bytes,
     )
 
 

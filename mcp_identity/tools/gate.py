@@ -227,7 +227,7 @@ class Gate:
                 await send(message)
 
             with arriving(Arrived(self._edge, principal)):
-                inside = _inside(scope, principal)
+                inside = request_inside(scope, principal)
                 if streams:
                     await self._streams.serve(self._app, inside, receive, send_noting, expire)
                 else:
@@ -256,7 +256,7 @@ def _source(scope: Scope) -> str:
     return str(client[0]) if client else ""
 
 
-def _inside(scope: Scope, principal: Principal | None) -> Scope:
+def request_inside(scope: Scope, principal: Principal | None) -> Scope:
     """The request as those behind see it: with its principal, to which the SDK binds sessions, and without the bearer."""
     if principal is None:
         access = AccessToken(token="", client_id="loopback", scopes=[])

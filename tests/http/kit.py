@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from subprocess import DEVNULL, PIPE
+from types import MappingProxyType
 from typing import Any, Literal
 
 import anyio
@@ -46,6 +47,7 @@ class Server:
         keys: The workload keys of the agents `alice` and `mallory`; more by `add_agent`.
         serving: What runs in this process; None for a process of its own.
         process: The process of its own.
+        logged: Set when that will say no more.
         log: What that said on stderr.
     """
 
@@ -54,6 +56,7 @@ class Server:
     keys: dict[str, str] = field(default_factory=dict[str, str])
     serving: Serving | None = None
     process: Process | None = None
+    logged: anyio.Event = field(default_factory=anyio.Event)
     log: bytearray = field(default_factory=bytearray)
 
     def bearer(self, agent: str) -> dict[str, str]:
@@ -148,21 +151,34 @@ class Knowing:
     real: Authenticator
     principals: dict[str, Principal | IdentityError] = field(default_factory=dict[str, Principal | IdentityError])
     asked: int = 0
+    _woken: anyio.Event = field(default_factory=anyio.Event)
+
+    async def is_asked_again(self, times: int) -> None:
+        """Wait until it was asked so often more."""
+        until = self.asked + times
+        while self.asked < until:
+            await self._woken.wait()
+
+    def _wake(self) -> None:
+        woken, self._woken = self._woken, anyio.Event()
+        woken.set()
 
     async def authenticate(self, bearer: Secret, *, edge: str, workload_hint: str = "") -> Principal:
         self.asked += 1
+        self._wake()
         found = self.principals.get(bearer.reveal())
         if isinstance(found, IdentityError):
             raise found
         return found or await self.real.authenticate(bearer, edge=edge, workload_hint=workload_hint)
 
     async def verify_user_token(self, principal: Principal, token: Secret) -> VerifiedUser:
+        del principal, token
         raise Unauthenticated("no user tokens in these tests")
 
 
 def local_options(transport: Transport = "sse", **given: Any) -> HttpOptions:
     """What the command line says in tests: a free port of this machine."""
-    return HttpOptions(**{"transport": transport, "port": 0, **given})
+    return replace(HttpOptions(transport, port=0), **given)
 
 
 def settings_of(home: VaultHome, **given: Any) -> Settings:
@@ -208,7 +224,11 @@ async def add_agents(home: VaultHome, *names: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def server_process(
-    home: VaultHome, *arguments: str, keys: Mapping[str, str] | None = None, up: bool = True, **settings: str
+    home: VaultHome,
+    *arguments: str,
+    keys: Mapping[str, str] | None = None,
+    up: bool = True,
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncGenerator[Server]:
     """A server as a process of its own; killed at the end, if it still lives.
 
@@ -233,6 +253,7 @@ async def server_process(
                 if b"mcp-identity serves " in server.log and server.log.endswith(b"\n"):
                     serves.set()
         serves.set()
+        server.logged.set()
 
     try:
         async with anyio.create_task_group() as tasks:

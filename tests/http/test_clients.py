@@ -33,7 +33,7 @@ async def test_an_agent_with_a_workload_key_is_who_its_key_says(server: Server, 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_everybody_is_shown_the_same_tools(server: Server, transport: Transport, mode: Mode) -> None:
-    lists = []
+    lists: list[list[str]] = []
     for agent in ("alice", "mallory"):
         async with mcp_over(server, transport, mode, server.bearer(agent)) as client:
             lists.append([tool.name for tool in (await client.list_tools()).tools])

@@ -148,22 +148,25 @@ async def test_beyond_the_grace_it_ends_all_the_same(home: VaultHome, vendor: Ve
 async def test_a_second_signal_ends_it_at_once(home: VaultHome, vendor: Vendor) -> None:
     keys = await add_agents(home, "alice")
     vendor.hold = anyio.Event()
-    async with server_process(home, *ARGUMENTS, keys=keys) as server, http_client() as http:
-        async with anyio.create_task_group() as tasks:
+    async with (
+        server_process(home, *ARGUMENTS, keys=keys) as server,
+        http_client() as http,
+        anyio.create_task_group() as tasks,
+    ):
 
-            async def call() -> None:
-                with pytest.raises(httpx2.HTTPError):
-                    await ask(http, server, GETS_TOKEN, server.bearer("alice"))
+        async def call() -> None:
+            with pytest.raises(httpx2.HTTPError):
+                await ask(http, server, GETS_TOKEN, server.bearer("alice"))
 
-            tasks.start_soon(call)
-            await vendor.holding.wait()
-            end(server)
-            assert server.process is not None
-            with anyio.move_on_after(0.5):
-                await server.process.wait()
-            assert server.process.returncode is None
-            end(server)
-            assert await ended(server, 3) == 128 + signal.SIGTERM
+        tasks.start_soon(call)
+        await vendor.holding.wait()
+        end(server)
+        assert server.process is not None
+        with anyio.move_on_after(0.5):
+            await server.process.wait()
+        assert server.process.returncode is None
+        end(server)
+        assert await ended(server, 3) == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize("transport", ["http", "sse"])

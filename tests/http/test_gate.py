@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import httpx2
 import pytest
@@ -128,11 +129,13 @@ async def test_nobody_else_gets_anything_of_a_session(server: Server, http: http
         answers: list[tuple[int, bytes]] = []
         for given in (session, "0" * 32):
             headers = {**ACCEPT, "mcp-session-id": given, "mcp-protocol-version": LEGACY_VERSION}
-            content = {"json": ping} if method == "POST" else {}
-            answer = await http.request(method, f"{server.url}/mcp", headers={**headers, **server.bearer("mallory")}, **content)
+            content: Any = ping if method == "POST" else None
+            answer = await http.request(
+                method, f"{server.url}/mcp", headers={**headers, **server.bearer("mallory")}, json=content
+            )
             answers.append((answer.status_code, answer.content))
             for wrong in ({}, {"authorization": "Bearer x"}):
-                refused = await http.request(method, f"{server.url}/mcp", headers={**headers, **wrong}, **content)
+                refused = await http.request(method, f"{server.url}/mcp", headers={**headers, **wrong}, json=content)
                 assert refused.status_code == 401
         assert answers[0] == answers[1]
         assert answers[0][0] == 404
@@ -143,7 +146,7 @@ async def test_nobody_else_gets_anything_of_a_session(server: Server, http: http
 
 
 async def test_nobody_else_speaks_into_an_sse_session(server: Server, http: httpx2.AsyncClient) -> None:
-    """covers: A06"""
+    """covers: A06."""
     async with http.stream("GET", f"{server.url}/sse", headers=server.bearer("alice")) as stream:
         lines = stream.aiter_lines()
         endpoint = ""

@@ -136,7 +136,7 @@ def test_a_session_belongs_to_tenant_workload_and_user() -> None:
     from mcp.server.auth.middleware.bearer_auth import authorization_context
 
     from mcp_identity.domain.identity import User, UserKind, WorkloadIdentity
-    from mcp_identity.tools.gate import _inside
+    from mcp_identity.tools.gate import request_inside
 
     one = Principal(WorkloadIdentity("w", "t", "n"), User("i", "s", UserKind.OIDC), "jwt", verified=True)
     others = [
@@ -147,6 +147,6 @@ def test_a_session_belongs_to_tenant_workload_and_user() -> None:
         replace(one, workload=WorkloadIdentity("w", "other", "n")),
         None,
     ]
-    contexts = [authorization_context(_inside({"headers": []}, each)["user"]) for each in (one, *others)]
+    contexts = [authorization_context(request_inside({"headers": []}, each)["user"]) for each in (one, *others)]
     assert all(contexts[0] != other for other in contexts[1:])
-    assert contexts[0] == authorization_context(_inside({"headers": []}, replace(one, credential_id="other"))["user"])
+    assert contexts[0] == authorization_context(request_inside({"headers": []}, replace(one, credential_id="other"))["user"])

@@ -1,0 +1,182 @@
+"""How much may one caller, or one address, ask for, and does anybody else notice?"""
+
+from __future__ import annotations
+
+import anyio
+import httpx2
+import pytest
+
+from mcp_identity.tools.limits import Buckets, Room, Sessions
+from tests.fakes.clock import FakeClock
+from tests.fakes.home import VaultHome
+from tests.http.kit import ACCEPT, Server, ask, http_client, initialize, mcp_over, open_session, server_here, whoami
+
+
+async def test_one_principal_calls_so_often_and_others_do_not_notice(empty_home: VaultHome) -> None:
+    """covers: A45."""
+    async with server_here(empty_home, calls_per_second=5) as server, http_client() as http:
+        codes: list[str] = []
+        for _ in range(12):
+            answer = (await ask(http, server, whoami(), server.bearer("alice"))).json()["result"]["structuredContent"]
+            codes.append(answer.get("code", "ok"))
+            if answer["status"] == "error":
+                assert answer["retry_after_seconds"] == 1
+                assert answer["retryable"] is True
+        assert codes[:5] == ["ok"] * 5
+        assert "rate_limited" in codes
+        other = (await ask(http, server, whoami(), server.bearer("mallory"))).json()["result"]["structuredContent"]
+        assert other["status"] == "ok"
+    limited = [event for event in empty_home.trail() if event["outcome"] == "rate_limited"]
+    assert sum(int(event["detail"]["count"]) for event in limited) >= codes.count("rate_limited")
+    assert len(limited) <= 2  # however often it was refused
+    assert {event["workload"] for event in limited} == {"alice"}
+
+
+async def test_one_principal_sends_so_many_requests(empty_home: VaultHome) -> None:
+    async with server_here(empty_home, requests_per_second=3) as server, http_client() as http:
+        answers = [await ask(http, server, whoami(), server.bearer("alice")) for _ in range(8)]
+        assert [answer.status_code for answer in answers[:3]] == [200] * 3
+        refused = next(answer for answer in answers if answer.status_code == 429)
+        assert refused.json()["error"] == "rate_limited"
+        assert refused.headers["retry-after"] == "1"
+        assert (await ask(http, server, whoami(), server.bearer("mallory"))).status_code == 200
+
+
+async def test_who_guesses_bearers_is_stopped_and_known_callers_at_the_same_address_are_not(empty_home: VaultHome) -> None:
+    async with server_here(empty_home, failed_authentications_per_minute=5) as server, http_client() as http:
+        assert (await ask(http, server, whoami(), server.bearer("alice"))).status_code == 200
+        statuses = [
+            (await ask(http, server, whoami(), {"authorization": f"Bearer mid_wk_{number:043d}"})).status_code
+            for number in range(9)
+        ]
+        assert statuses == [401] * 5 + [429] * 4
+        assert (await ask(http, server, whoami(), server.bearer("alice"))).status_code == 200
+        stranger = await ask(http, server, whoami(), server.bearer("mallory"))
+        assert stranger.status_code == 429
+        assert int(stranger.headers["retry-after"]) > 1
+        assert (await ask(http, server, whoami(), {})).status_code == 401
+    found = {
+        event["outcome"]: int(event["detail"]["count"]) for event in empty_home.trail() if event["action"] == "authenticate"
+    }
+    assert found == {"unauthenticated": 5, "rate_limited": 5}
+
+
+async def test_sessions_of_one_caller_are_bounded(empty_home: VaultHome) -> None:
+    """covers: A45."""
+    async with server_here(empty_home, sessions_per_principal=2) as server, http_client() as http:
+        alice = server.bearer("alice")
+        first = await open_session(http, server, alice)
+        await open_session(http, server, alice)
+        refused = await http.post(f"{server.url}/mcp", json=initialize(), headers={**ACCEPT, **alice})
+        assert refused.status_code == 429
+        await open_session(http, server, server.bearer("mallory"))
+        assert (await http.delete(f"{server.url}/mcp", headers={**ACCEPT, **alice, "mcp-session-id": first})).status_code == 200
+        await open_session(http, server, alice)
+
+
+async def test_sessions_of_everybody_are_bounded_and_stateless_clients_need_none(empty_home: VaultHome) -> None:
+    async with server_here(empty_home, sessions=1) as server, http_client() as http:
+        await open_session(http, server, server.bearer("alice"))
+        refused = await http.post(f"{server.url}/mcp", json=initialize(), headers={**ACCEPT, **server.bearer("mallory")})
+        assert refused.status_code == 503
+        async with mcp_over(server, "http", "auto", server.bearer("mallory")) as client:
+            assert (await client.call_tool("whoami", {})).structured_content
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/messages/?session_id=" + "0" * 32])
+async def test_a_body_beyond_the_limit_is_refused(server: Server, http: httpx2.AsyncClient, path: str) -> None:
+    """Said to be, or found to be; before it is parsed."""
+    headers = {**ACCEPT, **server.bearer("alice")}
+    body = b" " * (1024 * 1024 + 1)
+
+    async def chunks() -> object:
+        for _ in range(17):
+            yield b" " * 65_536
+
+    for content in (body, chunks()):
+        answer = await http.post(server.url + path, content=content, headers=headers)  # type: ignore[arg-type]
+        assert answer.status_code == 413
+    assert (await http.post(server.url + path, content=body, headers=ACCEPT)).status_code == 401
+
+
+async def test_a_header_beyond_the_limit_is_refused(server: Server, http: httpx2.AsyncClient) -> None:
+    """covers: A56."""
+    for length in (17_000, 200_000):
+        try:
+            answer = await http.get(f"{server.url}/healthz", headers={"x-long": "a" * length})
+        except httpx2.HTTPError:
+            continue  # cut off while it was still being sent
+        assert answer.status_code in (400, 431)
+    assert (await http.get(f"{server.url}/healthz", headers={"x-long": "a" * 15_000})).status_code == 200
+
+
+async def test_slow_connections_harm_nobody_and_are_closed(empty_home: VaultHome) -> None:
+    """Five hundred that never finish their header, and callers beside them.
+
+    covers: A56
+    """
+    async with server_here(empty_home, request_seconds=3) as server, http_client() as http:
+        port = int(server.url.rpartition(":")[2])
+        slow = [await anyio.connect_tcp("127.0.0.1", port) for _ in range(500)]
+        for stream in slow:
+            await stream.send(b"POST /mcp HTTP/1.1\r\nHost: x\r\nX-")
+        took: list[float] = []
+        for _ in range(30):
+            began = anyio.current_time()
+            assert (await ask(http, server, whoami(), server.bearer("alice"))).status_code == 200
+            took.append(anyio.current_time() - began)
+        assert sorted(took)[-2] < 0.25
+        with anyio.fail_after(10):
+            for stream in slow:
+                with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                    await stream.receive()
+                await stream.aclose()
+
+
+async def test_more_connections_than_there_is_room_for_are_refused(empty_home: VaultHome) -> None:
+    async with server_here(empty_home, connections=3, request_seconds=60) as server:
+        port = int(server.url.rpartition(":")[2])
+        held = [await anyio.connect_tcp("127.0.0.1", port) for _ in range(3)]
+        async with http_client() as http:
+            assert (await http.get(f"{server.url}/healthz")).status_code == 503
+        for stream in held:
+            await stream.aclose()
+
+
+def test_a_bucket_fills_with_time_and_no_further() -> None:
+    clock = FakeClock()
+    buckets = Buckets(clock, 2)
+    assert [buckets.take("a") == 0 for _ in range(3)] == [True, True, False]
+    assert buckets.take("b") == 0
+    assert 0 < buckets.take("a") <= 0.5
+    clock.advance(0.5)
+    assert buckets.take("a") == 0
+    assert buckets.take("a") > 0
+    clock.advance(3600)
+    assert [buckets.take("a") == 0 for _ in range(3)] == [True, True, False]
+
+
+def test_the_tables_do_not_grow_with_the_keys() -> None:
+    buckets = Buckets(FakeClock(), 1)
+    for number in range(20_000):
+        buckets.take(number)
+    assert len(vars(buckets)["_levels"]) == 10_000
+
+
+def test_room_is_given_back() -> None:
+    room = Room(2, 1)
+    with room.hold("a") as first, room.hold("a") as second, room.hold("b") as third, room.hold("c") as fourth:
+        assert (first, second, third, fourth) == (True, False, True, False)
+    with room.hold("a") as again:
+        assert again
+    assert not vars(room)["_inside"]
+
+
+def test_sessions_that_rest_too_long_do_not_count() -> None:
+    clock = FakeClock()
+    sessions = Sessions(clock, 1, 60)
+    sessions.note("a", "one")
+    assert not sessions.has_room("a")
+    clock.advance(61)
+    assert sessions.has_room("a")
+    assert not vars(sessions)["_used"]

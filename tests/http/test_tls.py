@@ -1,0 +1,69 @@
+"""Does the server speak TLS by itself, and nothing else then?"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.fakes.home import VaultHome, free_port
+from tests.http.kit import Mode, Server, Transport, ask, http_client, local_options, mcp_over, server_here, whoami
+from tests.transport.certificates import Authority
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A private CA."""
+    return Authority.create(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module")
+async def secure(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Server]:
+    """A server with a certificate."""
+    authority.server_context(["localhost", "127.0.0.1"])
+    (chain,) = authority.folder.glob("*.pem")
+    home = VaultHome(tmp_path_factory.mktemp("secure"))
+    port = free_port()
+    url = f"https://localhost:{port}"
+    async with server_here(home, local_options(port=port), public_url=url, tls_cert=chain, tls_key=chain) as server:
+        yield server
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize("transport", ["http", "sse"])
+async def test_clients_work_over_tls(secure: Server, authority: Authority, transport: Transport, mode: Mode) -> None:
+    assert secure.url.startswith("https://localhost:")
+    headers = secure.bearer("alice")
+    async with mcp_over(secure, transport, mode, headers, verify=authority.client_context()) as client:
+        answer = (await client.call_tool("whoami", {})).structured_content
+    assert answer is not None
+    assert answer["workload"] == "alice"
+
+
+async def test_challenges_name_https(secure: Server, authority: Authority) -> None:
+    async with http_client(verify=authority.client_context()) as http:
+        answer = await ask(http, secure, whoami(), {})
+    assert f'resource_metadata="{secure.url}/.well-known/' in answer.headers["www-authenticate"]
+
+
+async def test_nothing_is_said_in_the_clear(secure: Server) -> None:
+    async with http_client() as http:
+        with pytest.raises(httpx2.HTTPError):
+            await http.get(secure.url.replace("https", "http") + "/healthz")
+
+
+async def test_old_tls_is_not_spoken(secure: Server, authority: Authority) -> None:
+    old = authority.client_context()
+    old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
+    async with http_client(verify=old) as http:
+        with pytest.raises(httpx2.HTTPError):
+            await http.get(f"{secure.url}/healthz")
+
+
+def test_the_file_of_a_certificate_may_hold_its_key(authority: Authority) -> None:
+    assert isinstance(authority.folder, Path)
