@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from mcp_identity.domain.identity import User
 from mcp_identity.vault.records.base import table
@@ -12,6 +12,12 @@ from mcp_identity.vault.records.moments import micros, moment
 from mcp_identity.vault.records.rows import AuthenticatedRows
 
 _USERS, _TENANTS = (table(name) for name in ("users", "tenants"))
+_FIND_USER = select(_USERS).where(
+    _USERS.c.tenant_id == bindparam("tenant"),
+    _USERS.c.issuer == bindparam("issuer"),
+    _USERS.c.subject == bindparam("subject"),
+)
+"""Built once: every call over HTTP runs it."""
 
 
 class UserRecords(AuthenticatedRows):
@@ -76,7 +82,5 @@ class UserRecords(AuthenticatedRows):
         return tuple(self.connection.execute(select(_TENANTS.c.id).order_by(_TENANTS.c.id)).scalars().all())
 
     def _user_row(self, tenant: str, user: User):  # noqa: ANN202 - a row of the driver
-        query = select(_USERS).where(
-            _USERS.c.tenant_id == tenant, _USERS.c.issuer == user.issuer, _USERS.c.subject == user.subject
-        )
-        return self.connection.execute(query).mappings().first()
+        given = {"tenant": tenant, "issuer": user.issuer, "subject": user.subject}
+        return self.connection.execute(_FIND_USER, given).mappings().first()
