@@ -24,8 +24,9 @@ from mcp_identity.domain.errors import IdentityError
 from mcp_identity.inbound.login import Logins
 from mcp_identity.tools import limits
 from mcp_identity.tools.caller import Caller, HttpCaller, Local, LoopbackCaller
-from mcp_identity.tools.gate import Gate, Post
+from mcp_identity.tools.gate import Gate, Guesses, Post
 from mcp_identity.tools.metadata import metadata_routes
+from mcp_identity.tools.releases import Releases
 from mcp_identity.tools.server import build_server
 from mcp_identity.tools.streams import Streams
 from mcp_identity.web.application import own_origins, web_routes
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from mcp_identity.tools.caller import Authenticator
     from mcp_identity.tools.edge import IdentityServer
 
-MCP_PATH, SSE_PATH, MESSAGES_PATH = "/mcp", "/sse", "/messages/"
+MCP_PATH, SSE_PATH, MESSAGES_PATH, RELEASES_PATH = "/mcp", "/sse", "/messages/", "/v1/releases"
 _SWEEP_SECONDS = 15.0
 
 
@@ -78,8 +79,9 @@ def application(prepared: app.Prepared, site: Site, ending: Ending) -> ASGIApp:
     """
     settings, broker, clock = prepared.graph.settings, prepared.graph.broker, prepared.clock
     counted = _limits(settings, clock, broker)
+    caller = _caller(prepared, site, counted)
     server = build_server(
-        _caller(prepared, site, counted),
+        caller,
         version=site.version,
         remote=site.authenticator is not None,
         issues_identity_tokens=site.issues_identity_tokens,
@@ -93,6 +95,7 @@ def application(prepared: app.Prepared, site: Site, ending: Ending) -> ASGIApp:
     routes: list[BaseRoute] = [
         *_http_routes(server, settings, post, streams),
         *(_sse_routes(server, settings, post, sse_streams) if site.sse else ()),
+        *(_release_routes(caller, post, streams) if site.authenticator else ()),
         *metadata_routes(settings.public_url, resources, broker.callers.issuers),
         *(identity_routes(broker) if site.issues_identity_tokens else ()),
         *_page_routes(prepared, site),
@@ -177,6 +180,16 @@ def _sse_routes(server: IdentityServer, settings: Settings, post: Post, streams:
     opening = Route(SSE_PATH, gate, methods=["GET"])
     opening.methods = {"GET"}  # Starlette would add HEAD, for which the SDK would open a session
     return [opening, Route(MESSAGES_PATH, gate, methods=["POST"])]
+
+
+def _release_routes(caller: Caller, post: Post, streams: Streams) -> list[Route]:
+    """Where agent code redeems a handle; who guesses handles is stopped, whatever its own bearer is worth."""
+    guesses = Guesses(post.limits)
+    return [
+        Route(
+            RELEASES_PATH, Gate(guesses.before(Releases(caller.begin, guesses.count)), post, streams, edge="http", resource="")
+        )
+    ]
 
 
 def _page_routes(prepared: app.Prepared, site: Site) -> list[Route]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
-from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, authorization_context
 from mcp.server.auth.provider import AccessToken
 from mcp.shared.inbound import decode_header_value
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
@@ -242,6 +242,35 @@ class Gate:
             begun = Headers(raw=list(answer.get("headers", ()))).get(SESSION_HEADER, "")
             if session or begun:
                 sessions.note(key, session or begun)
+
+
+class Guesses:
+    """Stops who redeems what is not theirs, by address and by principal; behind a gate."""
+
+    def __init__(self, limits: Limits) -> None:
+        """Count with the failures of bearers."""
+        self._limits = limits
+
+    def before(self, app: ASGIApp) -> ASGIApp:
+        """The application, for whoever has not failed too often."""
+
+        async def stopped(scope: Scope, receive: Receive, send: Send) -> None:
+            if any(self._limits.failures.is_empty(key) for key in self._keys(scope)):
+                self._limits.refused(RateLimited.code, "http", None, _source(scope))
+                await challenges.say(challenges.too_many(60), send)
+                return
+            await app(scope, receive, send)
+
+        return stopped
+
+    def count(self, scope: Scope) -> None:
+        """A redemption has failed."""
+        for key in self._keys(scope):
+            self._limits.failures.take(key)
+
+    def _keys(self, scope: Scope) -> tuple[tuple[str, object], ...]:
+        caller = authorization_context(scope["user"])
+        return ("redeemer", tuple(caller.values())), ("redeemer at", _source(scope))
 
 
 def is_stateless(headers: Headers) -> bool:

@@ -180,3 +180,20 @@ def test_sessions_that_rest_too_long_do_not_count() -> None:
     clock.advance(61)
     assert sessions.has_room("a")
     assert not vars(sessions)["_used"]
+
+
+async def test_who_guesses_handles_is_stopped_though_its_own_bearer_is_good(empty_home: VaultHome) -> None:
+    async with server_here(empty_home, failed_authentications_per_minute=3) as server, http_client() as http:
+        statuses = [
+            (
+                await http.post(
+                    f"{server.url}/v1/releases", json={"handle": f"mid_rel_{number:043d}"}, headers=server.bearer("alice")
+                )
+            ).status_code
+            for number in range(6)
+        ]
+        assert statuses[3:] == [429] * 3
+        assert not {200, 429} & set(statuses[:3])
+        assert (await ask(http, server, whoami(), server.bearer("alice"))).status_code == 200
+        for headers in ({}, {"authorization": "Bearer x"}):
+            assert (await http.post(f"{server.url}/v1/releases", json={}, headers=headers)).status_code == 401
