@@ -28,6 +28,8 @@ _URL = re.compile(
 )
 _REFERENCE = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]+")
 """What may stand in a redirect before it is resolved: no fragment, backslash, space or control character."""
+_SCHEME_ALONE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?!//).*")
+"""`https:host` is a path to some parsers and a host to others."""
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 _HIDDEN = re.compile(r"%(?:25)*(?:2[eEfF]|5[cC]|[01][0-9A-Fa-f]|7[fF])")
 """A dot, slash, backslash or control character behind one or more layers of percent-encoding."""
@@ -74,7 +76,8 @@ class ApiUrl:
         Raises:
             UrlRefused: If that is not a URL that everybody reads in the same way.
         """
-        if len(reference) > MAXIMUM_URL_LENGTH or not _REFERENCE.fullmatch(reference):
+        plain = len(reference) <= MAXIMUM_URL_LENGTH and _REFERENCE.fullmatch(reference)
+        if not plain or _SCHEME_ALONE.fullmatch(reference):
             raise UrlRefused("the redirect is no plain URL")
         try:
             absolute = urljoin(self.text, reference)
