@@ -94,7 +94,9 @@ class Door:
 
         if status:
             _log.info("a request was turned away at the door with %d", status)
-            await PlainTextResponse("", status, {"cache-control": "no-store"})(scope, receive, send_guarded)
+            await PlainTextResponse("", status, {"cache-control": "no-store", "connection": "close"})(
+                scope, receive, send_guarded
+            )
             return
         scope["client"] = (self._client(scope, headers), 0)
         scope["scheme"] = self._rules.scheme

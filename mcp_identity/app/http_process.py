@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILED, EXIT_STORAGE, EXIT_CONFIGURATION = 1, 74, 78
 _SIGNALLED = 128
+_REST_SECONDS, _PROXY_REST_SECONDS = 5, 75
 _FILES_BESIDE_CONNECTIONS = 256
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def serve_http(
                 configure_logging(settings)
                 async with running_server(settings, options, ending, version=version) as server:
                     for path in ("/mcp", "/sse") if options.transport == "sse" else ("/mcp",):
-                        _say(f"mcp-identity serves {server.url}{path}")
+                        _say(f"mcp-identity serves {server.url}{path} from {options.host} port {server.port}")
                     await ending.begun.wait()
             except Exception as error:  # noqa: BLE001 - out here the task group would wrap it
                 failures.append(error)
@@ -164,6 +165,8 @@ async def running_server(
             header_bytes=settings.header_bytes,
             request_seconds=settings.request_seconds,
             write_seconds=settings.write_seconds,
+            # A proxy keeps connections for the next request; one that we close meanwhile costs that request.
+            keep_alive_seconds=_PROXY_REST_SECONDS if settings.trusted_proxies else _REST_SECONDS,
             grace_seconds=math.ceil(ending.grace_seconds),
         ),
         tls=tls,

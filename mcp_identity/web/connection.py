@@ -27,7 +27,8 @@ def guarded(check_peer: CheckPeer | None, request_seconds: float, write_seconds:
 
     Args:
         check_peer: Says whose connections are kept; None for everybody's.
-        request_seconds: How long a complete request may take to come, from the connection or the last answer on.
+        request_seconds: How long a complete request may take to come, from the connection or its first byte on; how long a
+            connection may rest between two is uvicorn's to watch.
         write_seconds: How long the peer may read nothing while an answer waits for it.
     """
 
@@ -49,6 +50,7 @@ class _Guarded(H11Protocol):
 
     rules: _Rules
     _stuck: TimerHandle | None = None
+    _resting = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -59,10 +61,16 @@ class _Guarded(H11Protocol):
             self.connections.discard(self)  # it counts no longer, not even until the loop has closed it
             transport.abort()
 
+    def data_received(self, data: bytes) -> None:
+        if self._resting:
+            self._resting = False
+            self._expect_request()
+        super().data_received(data)
+
     def on_response_complete(self) -> None:
-        super().on_response_complete()
         self._deadline.cancel()
-        self._expect_request()
+        self._resting = True
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.cancel()

@@ -47,6 +47,7 @@ class Server:
         keys: The workload keys of the agents `alice` and `mallory`; more by `add_agent`.
         serving: What runs in this process; None for a process of its own.
         process: The process of its own.
+        port: Where that listens.
         logged: Set when that will say no more.
         log: What that said on stderr.
     """
@@ -56,6 +57,7 @@ class Server:
     keys: dict[str, str] = field(default_factory=dict[str, str])
     serving: Serving | None = None
     process: Process | None = None
+    port: int = 0
     logged: anyio.Event = field(default_factory=anyio.Event)
     log: bytearray = field(default_factory=bytearray)
 
@@ -263,7 +265,8 @@ async def server_process(
                     await serves.wait()
                 said = server.log.decode()
                 assert "mcp-identity serves " in said, said
-                server.url = said.partition("mcp-identity serves ")[2].split()[0].rpartition("/")[0]
+                where = said.partition("mcp-identity serves ")[2].splitlines()[0].split()
+                server.url, server.port = where[0].rpartition("/")[0], int(where[-1])
             yield server
             tasks.cancel_scope.cancel()
     finally:

@@ -28,12 +28,16 @@ async def answering(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def served(app: ASGIApp = answering, check_peer: CheckPeer | None = None, seconds: float = SOON) -> AsyncGenerator[int]:
+async def served(
+    app: ASGIApp = answering, check_peer: CheckPeer | None = None, seconds: float = SOON, write_seconds: float = 30
+) -> AsyncGenerator[int]:
     """The port of a server; the block may take ten seconds."""
     sockets = claim(0)
     assert sockets is not None
     with anyio.fail_after(10):
-        async with serving(app, sockets, check_peer=check_peer, capacity=Capacity(request_seconds=seconds)):
+        async with serving(
+            app, sockets, check_peer=check_peer, capacity=Capacity(request_seconds=seconds, write_seconds=write_seconds)
+        ):
             yield sockets[0].getsockname()[1]
 
 
@@ -92,6 +96,40 @@ async def test_bytes_that_trickle_in_gain_no_time() -> None:
     async with served() as port, await anyio.connect_tcp("127.0.0.1", port) as stream:
         await stream.send(REQUEST[:-2] + b"X: ")
         assert await rest_of(stream, trickling=True) == b""
+
+
+async def test_nor_do_they_after_an_answer() -> None:
+    async with served() as port, await anyio.connect_tcp("127.0.0.1", port) as stream:
+        await ask(stream)
+        await stream.send(REQUEST[:-2] + b"X: ")
+        assert await rest_of(stream, trickling=True) == b""
+
+
+async def test_a_peer_that_does_not_read_its_answer_is_hung_up_on() -> None:
+    """covers: A56."""
+    gone = anyio.Event()
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        async with anyio.create_task_group() as tasks:
+
+            async def pour() -> None:
+                while True:
+                    await send({"type": "http.response.body", "body": b"x" * 65_536, "more_body": True})
+                    await anyio.lowlevel.checkpoint()
+
+            tasks.start_soon(pour)
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            tasks.cancel_scope.cancel()
+        gone.set()
+
+    async with served(endless, write_seconds=SOON) as port, await anyio.connect_tcp("127.0.0.1", port) as stream:
+        await stream.send(REQUEST)
+        await gone.wait()
 
 
 async def test_silent_connections_keep_nobody_out_for_longer_than_that() -> None:
