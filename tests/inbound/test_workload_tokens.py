@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -197,7 +198,17 @@ async def test_a_sealed_value_of_another_purpose_is_no_token(inbound: Inbound) -
         sealed = envelope.seal(key, b"{}", replace(place, context=(PUBLIC_URL,)), SystemEntropy().random_bytes(RANDOM_BYTES))
         await refused(inbound, "mid_wat_" + base64.urlsafe_b64encode(sealed).rstrip(b"=").decode())
     right = replace(places[0][1], context=(PUBLIC_URL,))
-    for payload in (b"", b"{}", b"[]", b"null", b'{"version":2}', b"\xff"):
+    later = {
+        "version": 2,
+        "tenant": "t",
+        "workload": "w",
+        "epoch": 1,
+        "user": None,
+        "jti": "j",
+        "issued": 1,
+        "expires": 1 << 60,
+    }
+    for payload in (b"", b"{}", b"[]", b"null", json.dumps(later).encode(), b"\xff"):
         sealed = envelope.seal(places[1][0], payload, right, SystemEntropy().random_bytes(RANDOM_BYTES))
         await refused(inbound, "mid_wat_" + base64.urlsafe_b64encode(sealed).rstrip(b"=").decode())
 
