@@ -131,6 +131,11 @@ def consent_request(workload: WorkloadIdentity, user: User = ALICE, **changes: A
         workload_verified=True,
         user_display="Alice",
         edge="stdio",
+        user_kind=UserKind.OIDC,
+        login_issuer="issuer-1",
+        return_url="https://app.example/back",
+        custom_state="custom",
+        elicited=True,
     )
     return replace(request, **changes)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from mcp_identity.domain.consent import FINAL_STATES, ConsentSession, ConsentState, may_become
+from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import VaultCorrupt
 from mcp_identity.domain.identity import DEFAULT_TENANT, WorkloadIdentity
 from mcp_identity.vault.records import Records
@@ -26,9 +27,19 @@ from tests.vault.kit import ALICE, MALLORY, Seeded, attempt, behind_its_back, co
 T = TypeVar("T")
 S = ConsentState
 _EFFORT = settings(max_examples=20, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CODE = Secret("code-canary")
+
+
+def completion(session: ConsentSession) -> bytes:
+    """The hash of the name that the code of a session waits under."""
+    return digest(f"{session.id}-completion")
+
+
 STEPS: dict[str, tuple[S, Callable[[Records, ConsentSession], bool]]] = {
     "start": (S.STARTED, lambda records, session: records.start_attempt(session, attempt(f"{session.id}-again"))),
     "consume": (S.RECEIVED, lambda records, session: records.consume_state(session)),
+    "keep": (S.RECEIVED, lambda records, session: records.keep_code(session, CODE, completion(session))),
+    "take": (S.EXCHANGING, lambda records, session: records.take_code(session)),
     "complete": (S.COMPLETED, lambda records, session: records.complete_session(session.id, "grant")),
     "deny": (S.DENIED, lambda records, session: records.end_session(session.id, S.DENIED, "consent_denied")),
     "fail": (S.FAILED, lambda records, session: records.end_session(session.id, S.FAILED, "consent_mismatch")),
@@ -55,6 +66,7 @@ async def bring_to(vault: Vault, session: ConsentSession, state: S) -> None:
     ways: dict[S, tuple[str, ...]] = {
         S.PENDING: (),
         S.STARTED: ("start",),
+        S.RECEIVED: ("start", "keep"),
         S.EXCHANGING: ("start", "consume"),
         S.COMPLETED: ("start", "consume", "complete"),
         S.DENIED: ("deny",),
@@ -185,7 +197,7 @@ async def test_a_state_that_was_moved_to_another_session_is_refused(vault: Vault
 # --- legal and illegal steps ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", [state for state in S if state is not S.RECEIVED])
+@pytest.mark.parametrize("state", list(S))
 @pytest.mark.parametrize("step", STEPS)
 async def test_only_a_legal_step_is_taken(vault: Vault, seeded: Seeded, home: Path, state: S, step: str) -> None:
     session = await insert(vault, consent_session(seeded.agent))
@@ -206,11 +218,60 @@ async def test_only_a_legal_step_is_taken(vault: Vault, seeded: Seeded, home: Pa
         assert after.error_code == "consent_denied"
 
 
-async def test_received_is_never_seen_from_outside_and_leads_only_on(vault: Vault, seeded: Seeded, home: Path) -> None:
+# --- a code that waits ------------------------------------------------------------------------------------------------
+
+
+async def test_a_code_waits_sealed_under_a_name_of_its_own_and_is_taken_once(
+    vault: Vault, seeded: Seeded, home: Path, clock: FakeClock
+) -> None:
     session = await insert(vault, consent_session(seeded.agent))
-    behind_its_back(home / "vault.db", "UPDATE consent_sessions SET state = 'received'")
-    for step, expected in (("start", False), ("consume", False), ("complete", False), ("fail", True)):
-        assert await vault.run(lambda records, take=STEPS[step][1]: take(records, session)) == expected
+    await bring_to(vault, session, S.RECEIVED)
+    cells = "SELECT state_hash, attempt_sealed IS NULL, code FROM consent_sessions"
+    ((state_hash, attempt_is_gone, code),) = behind_its_back(home / "vault.db", cells)
+    assert (state_hash, attempt_is_gone) == (None, 0)
+    assert b"canary" not in code
+    found, received = must(await vault.read(lambda records: records.find_completion(completion(session))))
+    assert found == replace(session, state=S.RECEIVED, allow_other_account=True)
+    assert must(received).code == CODE
+    assert (must(received).attempt, must(received).received_at) == (attempt(f"{session.id}-again"), clock.wall)
+    assert await vault.read(lambda records: records.find_completion(digest("stray"))) is None
+    assert await vault.run(lambda records: records.take_code(session))
+    assert not await vault.run(lambda records: records.take_code(session))
+    after = must(await vault.read(lambda records: records.find_completion(completion(session))))
+    assert after == (replace(session, state=S.EXCHANGING), None)
+
+
+async def test_no_code_is_kept_for_a_session_that_is_gone_or_was_not_begun(vault: Vault, seeded: Seeded) -> None:
+    session = consent_session(seeded.agent)
+    keep = STEPS["keep"][1]
+    assert not await vault.run(lambda records: keep(records, session))
+    await insert(vault, session)
+    assert not await vault.run(lambda records: keep(records, session))
+
+
+async def test_a_code_that_nobody_takes_expires_after_a_minute(vault: Vault, seeded: Seeded, clock: FakeClock) -> None:
+    session = await insert(vault, consent_session(seeded.agent))
+    await bring_to(vault, session, S.RECEIVED)
+    clock.advance(59)
+    assert await vault.run(lambda records: records.sweep_sessions()) == 0
+    clock.advance(1)
+    assert await vault.run(lambda records: records.sweep_sessions()) == 1
+    ended = await find(vault, session)
+    assert (ended.state, ended.error_code) == (S.EXPIRED, "consent_expired")
+
+
+@pytest.mark.parametrize("state", [S.RECEIVED, S.PENDING])
+async def test_a_state_that_was_put_there_makes_no_code(vault: Vault, seeded: Seeded, home: Path, state: S) -> None:
+    session = await insert(vault, consent_session(seeded.agent))
+    await bring_to(vault, session, S.RECEIVED)
+    await vault.run(lambda records: records.take_code(session))
+    behind_its_back(home / "vault.db", ("UPDATE consent_sessions SET state = ?", (state.value,)))
+    if state is S.RECEIVED:
+        with pytest.raises(VaultCorrupt):
+            await vault.read(lambda records: records.find_completion(completion(session)))
+    else:
+        _, received = must(await vault.read(lambda records: records.find_completion(completion(session))))
+        assert received is None
 
 
 class Sessions(RuleBasedStateMachine):
@@ -247,7 +308,7 @@ class Sessions(RuleBasedStateMachine):
         legal = state is not None and may_become(state, following)
         assert self.run(lambda records: take(records, session)) == legal
         if legal:
-            self.model[session.id] = (S.EXCHANGING if following is S.RECEIVED else following, self.time(), end)
+            self.model[session.id] = (S.EXCHANGING if name == "consume" else following, self.time(), end)
 
     @rule(seconds=st.sampled_from([1, 30, 59, 60, 61, 600, 90_000]))
     def wait(self, seconds: int) -> None:
@@ -257,7 +318,7 @@ class Sessions(RuleBasedStateMachine):
     def sweep(self) -> None:
         now, ended = self.time(), 0
         for name, (state, changed, end) in list(self.model.items()):
-            if state in (S.PENDING, S.STARTED) and end <= now:
+            if (state in (S.PENDING, S.STARTED) and end <= now) or (state is S.RECEIVED and changed <= now - 60):
                 self.model[name] = (S.EXPIRED, now, end)
                 ended += 1
             elif state is S.EXCHANGING and changed <= now - 60:
@@ -289,7 +350,7 @@ class Sessions(RuleBasedStateMachine):
     def somebody_may_come_back_exactly_while_a_session_is_open(self) -> None:
         now = self.time()
         waited_for = any(
-            (state in (S.PENDING, S.STARTED) and end > now) or (state is S.EXCHANGING and changed > now - 60)
+            (state in (S.PENDING, S.STARTED) and end > now) or (state in (S.RECEIVED, S.EXCHANGING) and changed > now - 60)
             for state, changed, end in self.model.values()
         )
         assert self.run(lambda records: records.has_open_sessions()) == waited_for

@@ -69,7 +69,7 @@ COLUMNS: dict[str, dict[str, Kind]] = {
     "consent_sessions": columns(
         bound="tenant_id workload_id user_key provider_row request_hash request attempt attempt_sealed created_at expires_at",
         found_by="id state_hash",
-        free="state error_code grant_id code completion_hash updated_at",
+        free="state error_code grant_id code completion_hash updated_at",  # a code that waits: test_waiting_codes.py
     ),
     "workload_identities": columns(
         bound="epoch disabled group_id owner purpose environment tags authorizer shared_authorizer allowed_providers "

@@ -88,9 +88,6 @@ class LoginRecords(IssuerRecords, UserRecords):
         row = self.connection.execute(select(_LOGINS).where(_LOGINS.c.state_hash == state_hash)).mappings().first()
         if row is None:
             return None
-        taken = self.connection.execute(delete(_LOGINS).where(_LOGINS.c.id == row["id"], _LOGINS.c.state_hash == state_hash))
-        if taken.rowcount != 1:
-            return None
         intact("login_transactions", row)
         names = ("purpose", "issuer_id", "consent_id", "state_hash", "cookie_hash", "expires_at")
         expires_at = moment(row["expires_at"])
@@ -102,6 +99,9 @@ class LoginRecords(IssuerRecords, UserRecords):
             purpose = LoginPurpose(row["purpose"])
         except (TypeError, ValueError):
             raise VaultCorrupt("a sign-in is not what the product wrote") from None
+        taken = self.connection.execute(delete(_LOGINS).where(_LOGINS.c.id == row["id"], _LOGINS.c.state_hash == state_hash))
+        if taken.rowcount != 1:
+            return None
         return Login(
             tenant=row["tenant_id"],
             issuer_id=row["issuer_id"],
