@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from mcp_identity.domain.api_call import Attempt
 from mcp_identity.domain.errors import AccessDenied
-from mcp_identity.domain.identity import Principal
+from mcp_identity.domain.identity import Principal, command
 from mcp_identity.domain.provider import CredentialProvider
 from mcp_identity.vault.records import Records
+
+_NAMED = 8
+"""Providers that a message names; whoever has more knows how to go on."""
 
 
 def require_access(
@@ -34,14 +37,16 @@ def require_access(
         raise AccessDenied(f"the workload {principal.workload.name} is disabled")
     allowed = principal.workload.allowed_providers
     if provider.tenant != principal.tenant or (allowed and provider.name not in allowed):
+        names = sorted({*allowed, provider.name})
+        listed = "".join(f" --allow-provider {each}" for each in (names if len(names) <= _NAMED else ("…",)))
         raise AccessDenied(
             f"the workload {principal.workload.name} may not use the provider {provider.name}; an operator can allow it: "
-            f"mcp-identity workloads update {principal.workload.name} --allow-provider {provider.name}"
+            f"{command(principal.tenant)} workloads update {principal.workload.name}{listed}"
         )
     if provider.disabled:
         raise AccessDenied(
             f"the provider {provider.name} is disabled; an operator can enable it: "
-            f"mcp-identity providers update {provider.name} --enable"
+            f"{command(principal.tenant)} providers update {provider.name} --enable"
         )
 
 

@@ -46,6 +46,7 @@ from mcp_identity.broker.progress import Progress, ending, same_request, standin
 from mcp_identity.broker.release import release_api_key
 from mcp_identity.broker.services import Services
 from mcp_identity.broker.signing import SigningKeys
+from mcp_identity.broker.storage import count_unreadable
 from mcp_identity.broker.tokens import NeedsConsent, Tokens
 from mcp_identity.broker.workload_access import WorkloadAccess
 from mcp_identity.broker.workloads import Workloads
@@ -258,16 +259,10 @@ class Broker:
         """The latest events of a tenant, oldest first, each with its place, for the operator."""
         return await self._services.vault.read(lambda records: records.list_audit(tenant, limit=limit, after=after))
 
-    async def check_storage(self, tenant: str) -> StorageReport:
-        """Look at the whole vault for `doctor`: the database file, and every provider and grant of a tenant."""
-
-        def unit(records: Records) -> int:
-            found = records.list_providers(tenant)
-            grants = (records.list_provider_grants(tenant, provider.id) for provider in found.providers)
-            return len(found.corrupt) + sum(len(each.corrupt) for each in grants)
-
+    async def check_storage(self) -> StorageReport:
+        """Look at the whole vault for `doctor`: the database file, and what is kept of every tenant."""
         version, problems = await self._services.vault.check_storage()
-        return StorageReport(version, problems, await self._services.vault.read(unit))
+        return StorageReport(version, problems, await self._services.vault.read(count_unreadable))
 
     async def complete_consent(self, call: Call, session_uri: str, user: User) -> ConsentStatus:
         """Finish a consent that came back to the workload's own app.

@@ -220,6 +220,10 @@ class Directory:
         """The operator of this machine, who is no agent: nothing is registered, and the trail says ``operator``."""
         return Principal(WorkloadIdentity("", tenant, "operator"), user, "cli", verified=False)
 
+    async def tenants(self) -> tuple[str, ...]:
+        """The names of all tenants."""
+        return await self._services.vault.read(lambda records: records.list_tenants())
+
     async def workloads(self, tenant: str) -> tuple[WorkloadIdentity, ...]:
         """The workloads that have been seen."""
         return tuple(await self._services.vault.read(lambda records: records.list_workloads(tenant)))

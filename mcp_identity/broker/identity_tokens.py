@@ -18,7 +18,7 @@ from mcp_identity.broker.signing import SigningKeys, signing_key
 from mcp_identity.domain.clock import random_token
 from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import AccessDenied, InvalidRequest, NotFound, clean_text
-from mcp_identity.domain.identity import Principal, Proof, is_name
+from mcp_identity.domain.identity import Principal, Proof, command, is_name
 from mcp_identity.oauth.identity_token import (
     identity_claims,
     identity_metadata,
@@ -126,6 +126,6 @@ def _require_audience(principal: Principal, audience: str) -> None:
     if audience not in allowed:
         given = f"may get identity tokens for: {', '.join(allowed)}" if allowed else "may get no identity tokens"
         raise AccessDenied(
-            f"the workload {principal.workload.name} {given}; an operator can add an audience: "
-            f"mcp-identity workloads update {principal.workload.name} --identity-audience AUDIENCE"
+            f"the workload {principal.workload.name} {given}; an operator gives the list: "
+            f"{command(principal.tenant)} workloads update {principal.workload.name} --identity-audience AUDIENCE"
         )

@@ -16,7 +16,7 @@ from mcp_identity.broker.audit import NAME_LIMIT, Call, audited
 from mcp_identity.broker.services import Services
 from mcp_identity.broker.specifications import IssuerSpec
 from mcp_identity.domain.errors import Conflict, InvalidRequest, NotFound, ProviderMisconfigured, clean_text
-from mcp_identity.domain.identity import NAME_RULE, RESERVED_PREFIX, is_name
+from mcp_identity.domain.identity import NAME_RULE, RESERVED_PREFIX, command, is_name
 from mcp_identity.domain.issuer import Issuer, IssuerPreset, TokenRules, fill
 from mcp_identity.oauth.issuer_metadata import (
     IssuerMetadata,
@@ -116,7 +116,9 @@ class Issuers:
 
         def unit(records: Records) -> None:
             if records.find_issuer(issuer.tenant, name) is not None:
-                raise Conflict(f"there is an issuer {name} already; remove it first: mcp-identity issuers remove {name}")
+                raise Conflict(
+                    f"there is an issuer {name} already; remove it first: {command(issuer.tenant)} issuers remove {name}"
+                )
             _require_unambiguous(records, issuer)
             records.insert_issuer(issuer, spec.login_secret)
             records.append_audit(event)
@@ -140,7 +142,7 @@ class Issuers:
             if using:
                 raise Conflict(
                     f"the issuer {name} still speaks for: {', '.join(using)}; first give each another one, or none: "
-                    f"mcp-identity workloads update {using[0]} --no-authorizer"
+                    f"{command(issuer.tenant)} workloads update {using[0]} --no-authorizer"
                 )
             records.delete_issuer(issuer)
             records.append_audit(event)

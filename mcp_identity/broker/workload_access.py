@@ -15,7 +15,7 @@ from mcp_identity.broker.answers import WorkloadTokenIssued
 from mcp_identity.broker.audit import Call
 from mcp_identity.broker.services import Services
 from mcp_identity.domain.errors import AccessDenied, InvalidRequest, TokenExpired, Unauthenticated
-from mcp_identity.domain.identity import ASSERTED_ISSUER, Principal, Proof, User, UserKind
+from mcp_identity.domain.identity import ASSERTED_ISSUER, Principal, Proof, User, UserKind, command
 from mcp_identity.vault.records import Records
 
 LIFETIME = timedelta(minutes=15)
@@ -86,7 +86,7 @@ def _check_user(principal: Principal, user: User | None, user_expires_at: dateti
         if not principal.workload.may_assert_users:
             raise AccessDenied(
                 f"the workload {principal.workload.name} may not name a user by id; pass the user's own token, or an operator "
-                f"allows it: mcp-identity workloads update {principal.workload.name} --may-assert-users"
+                f"allows it: {command(principal.tenant)} workloads update {principal.workload.name} --may-assert-users"
             )
         if user.issuer != f"{ASSERTED_ISSUER}{principal.tenant}":
             raise InvalidRequest("the user is of another tenant")

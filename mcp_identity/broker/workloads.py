@@ -21,7 +21,7 @@ from mcp_identity.broker.vendor import FAILED, find_client, revoke_at_vendor
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.credentials import Grant, GrantState, Secret
 from mcp_identity.domain.errors import Conflict, IdentityError, InvalidRequest, NotFound, clean_text
-from mcp_identity.domain.identity import NAME_RULE, WorkloadIdentity, is_name
+from mcp_identity.domain.identity import NAME_RULE, WorkloadIdentity, command, is_name
 from mcp_identity.domain.provider import CredentialProvider, OAuthClient
 from mcp_identity.domain.workload_key import new_workload_key, workload_key_digest
 from mcp_identity.vault.records import Records
@@ -108,7 +108,7 @@ class Workloads:
 
         def unit(records: Records) -> WorkloadIdentity:
             if records.find_workload(tenant, name) is not None:
-                raise Conflict(f"there is a workload {name} already; change it: mcp-identity workloads update {name}")
+                raise Conflict(f"there is a workload {name} already; change it: {command(tenant)} workloads update {name}")
             made = configure_workload(records, blank, spec, self._services.public_url)
             records.insert_workload(made, call.principal.authenticated_by)
             records.append_audit(event)

@@ -17,7 +17,7 @@ from mcp_identity.cli.client_files import CLIENTS, Client, is_ours, read_configu
 from mcp_identity.cli.failures import FAILED, STORAGE, exit_code
 from mcp_identity.domain.errors import ConfigurationError, IdentityError
 from mcp_identity.domain.http import HttpRequest
-from mcp_identity.domain.identity import DEFAULT_TENANT
+from mcp_identity.domain.identity import DEFAULT_TENANT, command
 from mcp_identity.domain.provider import ClientAuthentication, CredentialProvider, ProviderKind
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _of_files(settings: Settings) -> list[Check]:
 async def _of_vault(prepared: Prepared) -> AsyncGenerator[Check]:
     graph = prepared.graph
     try:
-        report = await graph.broker.check_storage(DEFAULT_TENANT)
+        report = await graph.broker.check_storage()
     except IdentityError as error:
         yield failed("database", error)
     else:
@@ -121,17 +121,18 @@ async def _of_vault(prepared: Prepared) -> AsyncGenerator[Check]:
 async def _of_providers(graph: Graph) -> AsyncGenerator[Check]:
     directory = graph.broker.directory
     try:
-        for provider in (await directory.list(DEFAULT_TENANT)).providers:
-            yield _of_provider(provider, has_secret=await directory.has_secret(provider))
+        for tenant in await directory.tenants():
+            for provider in (await directory.list(tenant)).providers:
+                yield _of_provider(provider, has_secret=await directory.has_secret(provider))
     except IdentityError as error:
         yield failed("providers", error)
 
 
 def _of_provider(provider: CredentialProvider, *, has_secret: bool) -> Check:
-    name = f"provider {provider.name}"
+    name = f"provider {provider.name}" + (f" of {provider.tenant}" if provider.tenant != DEFAULT_TENANT else "")
     needs_one = provider.kind is ProviderKind.API_KEY or provider.client_authentication is not ClientAuthentication.NONE
     if needs_one and not has_secret:
-        detail = f"its secret is missing; give it with: mcp-identity providers update {provider.name}"
+        detail = f"its secret is missing; give it with: {command(provider.tenant)} providers update {provider.name}"
         return Check(name, "failed", detail, FAILED)
     return Check(name, "ok", f"readable{', disabled' if provider.disabled else ''}")
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mcp_identity.broker.specifications import DEFAULT_PRESET, IssuerSpec
-from mcp_identity.cli.options import JsonOption, examples, pair_of, program
+from mcp_identity.cli.options import JsonOption, examples, pair_of
 from mcp_identity.cli.output import print_facts, print_json, print_table, say
 from mcp_identity.cli.secret_input import SecretSource
 from mcp_identity.cli.session import operate, run, settings_of, tenant_of
+from mcp_identity.domain.identity import command
 
 if TYPE_CHECKING:
     from mcp_identity.app import Graph
@@ -116,7 +117,7 @@ def add(
         for note in issuers.notes(issuer):
             typer.echo(f"\nNote: {note}")
         which = "--allowed-audience AUD" if issuer.audiences else "--allowed-client CLIENT"
-        typer.echo(f"\nNext:\n  {program(issuer.tenant)} workloads create NAME --issuer {name} {which}")
+        typer.echo(f"\nNext:\n  {command(issuer.tenant)} workloads create NAME --issuer {name} {which}")
 
     run(settings_of(context), errand)
 

@@ -45,11 +45,6 @@ def globals_of(context: typer.Context) -> Globals:
     return found if isinstance(found, Globals) else Globals()
 
 
-def program(tenant: str) -> str:
-    """How a command of this tenant begins, in what is printed for copying."""
-    return "mcp-identity" if tenant == DEFAULT_TENANT else f"mcp-identity --tenant {tenant}"
-
-
 def pair_of(option: str, text: str) -> tuple[str, str]:
     """Take ``NAME=VALUE`` apart.
 

@@ -8,14 +8,14 @@ import typer
 
 from mcp_identity.cli import provider_options as given
 from mcp_identity.cli.failures import FAILED
-from mcp_identity.cli.options import JsonOption, ProviderArgument, examples, program
+from mcp_identity.cli.options import JsonOption, ProviderArgument, examples
 from mcp_identity.cli.output import print_json, print_table, say
 from mcp_identity.cli.provider_view import describe, print_provider, print_registration
 from mcp_identity.cli.secret_input import ask_secret, is_interactive
 from mcp_identity.cli.session import operate, run, settings_of, tenant_of
 from mcp_identity.domain.credentials import Flow
 from mcp_identity.domain.errors import InvalidRequest
-from mcp_identity.domain.identity import DEFAULT_TENANT
+from mcp_identity.domain.identity import DEFAULT_TENANT, command
 from mcp_identity.domain.provider import ClientAuthentication, CredentialProvider, ProviderKind
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def update(
             typer.echo(f"Updated {name}.")
         if cleared and provider.client_authentication is not ClientAuthentication.NONE:
             say("Its secret would now go elsewhere, so it was cleared. Give it again:")
-            say(f"  {program(provider.tenant)} providers update {name} {_secret_option(provider)}-stdin")
+            say(f"  {command(provider.tenant)} providers update {name} {_secret_option(provider)}-stdin")
 
     run(settings_of(context), errand)
 
@@ -286,8 +286,8 @@ async def _next_command(graph: Graph, provider: CredentialProvider) -> str:
     verb = "connect" if Flow.USER_FEDERATION in provider.flows else "token"
     known = graph.settings.workload or await graph.broker.directory.workloads(provider.tenant)
     if not known and provider.tenant != DEFAULT_TENANT:
-        return f"{program(provider.tenant)} workloads create NAME --issue-key"
-    return f"{program(provider.tenant)} {verb} {provider.name}{'' if known else ' --workload claude-desktop'}"
+        return f"{command(provider.tenant)} workloads create NAME --issue-key"
+    return f"{command(provider.tenant)} {verb} {provider.name}{'' if known else ' --workload claude-desktop'}"
 
 
 def _secret_option(provider: CredentialProvider) -> str:

@@ -16,11 +16,11 @@ from mcp_identity.cli.options import (
     UserOption,
     WorkloadOption,
     examples,
-    program,
 )
 from mcp_identity.cli.output import print_json, say
 from mcp_identity.cli.session import principal_of, run, settings_of, tenant_of
 from mcp_identity.domain.credentials import Flow
+from mcp_identity.domain.identity import command
 from mcp_identity.domain.provider import ProviderKind
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def token(
 
 def say_consent_required(graph: Graph, required: ConsentRequired, tenant: str) -> None:
     """Tell the person how to consent; on stderr, so that nothing takes it for what was asked for."""
-    command = f"{program(tenant)} connect {required.provider}{_same_principal(graph)}"
-    say(f"{required.provider} needs your consent ({required.reason.value}). Run: {command}")
+    following = f"{command(tenant)} connect {required.provider}{_same_principal(graph)}"
+    say(f"{required.provider} needs your consent ({required.reason.value}). Run: {following}")
     say(f"or, while an MCP client is running this server, open: {required.authorization_url}")
 
 

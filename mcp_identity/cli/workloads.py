@@ -8,11 +8,12 @@ import typer
 
 from mcp_identity.broker.specifications import WorkloadSpec
 from mcp_identity.cli import workload_options as given
-from mcp_identity.cli.options import JsonOption, examples, program
+from mcp_identity.cli.options import JsonOption, examples
 from mcp_identity.cli.output import local_time, print_facts, print_json, print_table, say
 from mcp_identity.cli.secret_input import is_interactive
 from mcp_identity.cli.session import operate, run, settings_of, tenant_of
 from mcp_identity.domain.errors import InvalidRequest
+from mcp_identity.domain.identity import command
 
 if TYPE_CHECKING:
     from mcp_identity.app import Graph
@@ -86,7 +87,7 @@ def create(
         typer.echo(f"Registered {name}.")
         if not workload.authorizer.is_decisive:
             say("No token speaks for it and it has no key, so nobody can call as it over HTTP yet. Issue a key:")
-            say(f"  {program(workload.tenant)} workloads issue-key {name}")
+            say(f"  {command(workload.tenant)} workloads issue-key {name}")
 
     run(settings_of(context), errand)
 
@@ -305,7 +306,7 @@ async def _warn(graph: Graph, workload: WorkloadIdentity) -> None:
     known = {provider.name for provider in (await graph.broker.directory.list(workload.tenant)).providers}
     missing = sorted(workload.allowed_providers - known)
     if missing:
-        say(f"There is no provider {', '.join(missing)} yet; see: {program(workload.tenant)} providers list")
+        say(f"There is no provider {', '.join(missing)} yet; see: {command(workload.tenant)} providers list")
 
 
 async def _object(graph: Graph, workload: WorkloadIdentity) -> dict[str, _Fact]:

@@ -137,6 +137,11 @@ class Principal:
         return self.user.key if self.user else ""
 
 
+def command(tenant: str) -> str:
+    """How a command line for an operator of this tenant begins, in messages that say what to do."""
+    return "mcp-identity" if tenant == DEFAULT_TENANT else f"mcp-identity --tenant {tenant}"
+
+
 def is_name(text: str) -> bool:
     """Whether `text` can name a workload or a provider."""
     return NAME_PATTERN.fullmatch(text) is not None

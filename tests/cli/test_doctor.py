@@ -68,6 +68,24 @@ def test_a_row_that_was_changed_is_storage(vault: CommandLine) -> None:
     )
 
 
+@pytest.mark.parametrize("table", ["tenants", "workload_identities", "workload_keys", "signing_keys"])
+def test_a_row_of_another_tenant_that_was_changed_is_storage_too(vault: CommandLine, table: str) -> None:
+    vault.succeed(
+        "--tenant", "acme", "workloads", "create", "agent", "--issue-key", "--identity-audience", "https://a.example.com"
+    )
+    assert _states(vault.succeed("doctor", "--json"))["rows"] == "ok"
+    with closing(sqlite3.connect(vault.home / "vault.db")) as database, database:
+        database.execute(f"UPDATE {table} SET created_at = 1")  # noqa: S608 - a name from above
+    answer = vault("doctor", "--json")
+    assert (answer.code, _states(answer)["rows"]) == (74, "failed")
+
+
+def test_the_providers_of_every_tenant_are_looked_at(vault: CommandLine) -> None:
+    key = ("--kind", "api-key", "--api-key-stdin", "--release", "token")
+    vault.succeed("--tenant", "acme", "providers", "add", "weather", *key, stdin="sk-acme\n")
+    assert _states(vault.succeed("doctor", "--json"))["provider weather of acme"] == "ok"
+
+
 def test_a_secret_that_is_missing_is_told_with_what_to_do(vault: CommandLine) -> None:
     urls = ("--authorization-url", "https://a.example.com/authorize", "--token-url", "https://a.example.com/token")
     vault.succeed("providers", "add", "idp", *urls, "--client-id", "x", "--client-secret-stdin", stdin="made-up")

@@ -151,7 +151,7 @@ def test_a_workload_gets_only_what_it_was_allowed(vault: CommandLine) -> None:
     assert vault.succeed("token", "weather", "--workload", "agent").out == "sk-made-up\n"
     answer = vault("token", "maps", "--workload", "agent")
     assert (answer.code, answer.out) == (1, "")
-    assert "mcp-identity workloads update agent --allow-provider maps [access_denied]" in answer.err
+    assert "mcp-identity workloads update agent --allow-provider maps --allow-provider weather [access_denied]" in answer.err
 
 
 # Tenants
