@@ -126,12 +126,13 @@ async def test_a_link_past_its_time_shows_no_button_even_before_the_sweeper_came
     assert "consent_expired" in page.words
 
 
-async def test_the_finishing_page_looks_again_by_itself(
+async def test_the_finishing_page_never_reloads_under_a_reader_and_offers_to_look_again(
     browser: httpx2.AsyncClient, desk: FakeDesk, read_page: ReadPage
 ) -> None:
     desk.view = replace(desk.view, state=ConsentState.EXCHANGING)
-    metas = (await open_page(browser, read_page)).find("meta")
-    assert any(meta.get("http-equiv") == "refresh" for meta in metas)
+    page = await open_page(browser, read_page)
+    assert not any(meta.get("http-equiv") for meta in page.find("meta"))
+    assert [link.get("href") for link in page.find("a")] == [f"/consent/{SESSION}"]
 
 
 # Opening a link
