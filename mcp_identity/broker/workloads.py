@@ -91,9 +91,14 @@ class Workloads:
         """
 
         async def work() -> WorkloadKeyIssued:
-            key = new_workload_key(self._services.entropy)
-            issued: list[StoredWorkloadKey] = []
-            workload = await self._create(call, name, spec, lambda records, made: issued.append(_keep(records, made, key)))
+            key, issued = new_workload_key(self._services.entropy), list[StoredWorkloadKey]()
+
+            def issue(records: Records, made: WorkloadIdentity) -> None:
+                stored = _keep(records, made, key)
+                records.append_audit(_event(call, name, action="issue_workload_key").ending("ok", key=stored.id))
+                issued.append(stored)
+
+            workload = await self._create(call, name, spec, issue)
             return WorkloadKeyIssued(workload, issued[-1].id, key, None)
 
         return await self._audited(call, name, work)
@@ -114,7 +119,6 @@ class Workloads:
             records.append_audit(event)
             if also:
                 also(records, made)
-                records.append_audit(_event(call, name, action="issue_workload_key"))
             return made
 
         await self._services.vault.read(lambda records: configure_workload(records, blank, spec, self._services.public_url))
