@@ -226,13 +226,16 @@ async def running_remote(
     clock: FakeClock | None = None,
     issuer: dict[str, Any] | None = None,
     public_url: str = PUBLIC_URL,
+    company: FakeIdentityProvider | None = None,
     grace_seconds: float = 10.0,
     **settings: Any,
 ) -> AsyncGenerator[Remote]:
     """A server with many users on a vault in `home`, with one vendor, `idp`, while the block lasts."""
     clock = clock or FakeClock()
-    server, company = FakeAuthorizationServer(clock.now), FakeIdentityProvider(now=clock.now)
-    company.origin = COMPANY
+    server = FakeAuthorizationServer(clock.now)
+    if company is None:
+        company = FakeIdentityProvider(now=clock.now)
+        company.origin = COMPANY
     given: dict[str, Any] = {"links_per_minute": 1000, "pending_consents": 1000, **settings}
     prepared = app.prepare(
         Settings(home=home, **given), clock=clock, transport=World(server, company), front=PublicFront(public_url)
@@ -266,7 +269,7 @@ async def running_remote(
             return records.insert_workload(agent, "test")
 
         agent = await prepared.vault.run(unit)
-        principal = Principal(agent, user_of(ALICE), Proof.JWT, verified=True, edge="http")
+        principal = Principal(agent, user_of(ALICE, company.issuer), Proof.JWT, verified=True, edge="http")
         product = Product(prepared, server, clock, principal)
         if await product.broker.directory.find("default", "idp") is None:
             await product.add()
