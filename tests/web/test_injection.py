@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from mcp_identity.domain.consent import ConsentState
+from mcp_identity.domain.login import LoginTarget
 
 if TYPE_CHECKING:
     from tests.web.conftest import FakeDesk, Page, ReadPage
@@ -77,6 +78,9 @@ def filled(desk: FakeDesk, text: str, state: ConsentState) -> None:
         resource=text,
         audience=f"2{text}",
         account_known=True,
+        return_host=text,
+        signed_in_as=text,
+        login=LoginTarget(text, text, text),
     )
 
 
