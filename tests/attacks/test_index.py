@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ROWS: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "rows.toml").read_text("utf-8"))
 MARKER = re.compile(r"[Cc]overs: ((?:A[0-9]{2}[a-z]?(?:, )?)+)")
-NOT_COVERED = {"A33", "A34", "A44", "A54", "A57"}
+NOT_COVERED = {"A33", "A34", "A54", "A57"}
 """The rows without a test; each says in `rows.toml` why."""
 
 
@@ -25,8 +25,8 @@ def marked() -> dict[str, set[str]]:
         if "node_modules" in path.parts or path == Path(__file__):
             continue
         for names in MARKER.findall(path.read_text("utf-8")):
-            for row in names.split(","):
-                found[row.strip()].add(path.relative_to(ROOT).as_posix())
+            for row in re.findall(r"A[0-9]{2}[a-z]?", names):
+                found[row].add(path.relative_to(ROOT).as_posix())
     return dict(found)
 
 
@@ -38,7 +38,7 @@ def test_every_row_that_a_test_names_is_a_row() -> None:
 
 
 def test_there_are_as_many_rows_as_attacks_are_known() -> None:
-    assert len(ROWS) == 69
+    assert len(ROWS) == 70
 
 
 def test_every_row_says_what_the_attack_is() -> None:
