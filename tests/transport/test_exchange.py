@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from mcp_identity.domain.errors import IdentityError, UpstreamUnavailable
-from mcp_identity.domain.http import HttpRequest, HttpResponse
+from mcp_identity.domain.http import HttpRequest, HttpResponse, Method
 from mcp_identity.transport import Transport
 from tests.fakes.hostile_server import TOKEN_ANSWER, HostileServer, Script, hostile_server
 
@@ -204,3 +204,39 @@ async def test_nothing_of_a_request_is_logged_even_at_debug(caplog: pytest.LogCa
     assert "acme" not in caplog.text
     assert "s3cret" not in caplog.text
     assert "application/json" not in caplog.text
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE"])
+async def test_every_method_of_an_api_goes_out(method: Method) -> None:
+    script = Script(body=b"" if method == "HEAD" else b"{}")
+    async with hostile_server(script) as server, Transport() as transport:
+        answer = await transport.send(HttpRequest(method, server.url), allow_http_loopback=True)
+    assert (answer.status, answer.is_cut) == (200, False)
+    assert server.requests[0].startswith(f"{method} /token".encode())
+
+
+@pytest.mark.parametrize("size", [10, 100_000, MEBIBYTE])
+async def test_an_answer_that_may_be_cut_is_cut_exactly(size: int) -> None:
+    for script in (
+        Script(huge_body_bytes=2 * MEBIBYTE),
+        Script(endless_chunks=5000, body=b""),
+        Script(gzip_bomb_bytes=8 * MEBIBYTE),
+    ):
+        async with hostile_server(script) as server, Transport() as transport:
+            request = HttpRequest("GET", server.url, maximum_bytes=size, cut=True)
+            answer = await transport.send(request, allow_http_loopback=True)
+        assert (len(answer.body), answer.is_cut) == (size, True)
+
+
+async def test_an_answer_that_just_fits_is_not_cut() -> None:
+    async with hostile_server(Script(body=b"x" * 100)) as server, Transport() as transport:
+        answer = await transport.send(HttpRequest("GET", server.url, maximum_bytes=100, cut=True), allow_http_loopback=True)
+    assert (len(answer.body), answer.is_cut) == (100, False)
+
+
+async def test_a_request_may_have_a_deadline_of_its_own() -> None:
+    async with hostile_server(Script(hang=True)) as server, Transport(deadline_seconds=60) as transport:
+        begun = time.monotonic()
+        with pytest.raises(UpstreamUnavailable):
+            await transport.send(HttpRequest("GET", server.url, deadline_seconds=DEADLINE), allow_http_loopback=True)
+    assert time.monotonic() - begun < 5
