@@ -28,8 +28,11 @@ from mcp.server.mcpserver.exceptions import (
 from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult
 from pydantic import ValidationError
 
-from mcp_identity.domain.errors import IdentityError, InvalidRequest, NotFound, clean_text
+from mcp_identity.domain.errors import IdentityError, InsufficientScope, InvalidRequest, NotFound, clean_text
 from mcp_identity.tools import results
+from mcp_identity.tools.elicitation import watching
+from mcp_identity.tools.request_state import RequestStates
+from mcp_identity.tools.scopes import is_allowed, scopes_needed
 from mcp_identity.tools.texts import INSTRUCTIONS
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 
     from mcp_identity.broker.audit import Call
     from mcp_identity.broker.broker import Broker
-    from mcp_identity.tools.caller import StdioCaller
+    from mcp_identity.tools.caller import Authenticator, Caller
 
 log = logging.getLogger(__name__)
 _NAME_LIMIT = 64
@@ -48,8 +51,9 @@ _call: ContextVar[tuple[Broker, Call] | None] = ContextVar("call", default=None)
 class IdentityServer(MCPServer[Any]):
     """An MCPServer that refuses what it does not know, and maps every failure in one place."""
 
-    def __init__(self, caller: StdioCaller, version: str, listed: Callable[[], None]) -> None:
+    def __init__(self, caller: Caller, version: str, listed: Callable[[], None]) -> None:
         """Name the server and its caller; `build_server` adds the tools."""
+        states = RequestStates()
         with _without_rich():
             super().__init__(
                 "mcp-identity",
@@ -58,16 +62,59 @@ class IdentityServer(MCPServer[Any]):
                 version=version,
                 log_level="WARNING",
                 cache_hints={method: CacheHint(60_000, "private") for method in _LISTS},
-                middleware=[caller.note_client, _tell_when_listed(listed)],
+                middleware=[_tell_when_listed(listed)],
+                lifespan=watching,
+                request_state_security=states.security,
             )
+        # Outside of the SDK's own: what a client carried for us is opened only once it is known whose call this is.
+        self.middleware.insert(0, states.middleware(self._begin_round))
+        self.middleware.insert(0, caller.note_client)
         self._caller = caller
+        self._states = states
         self._arguments: dict[str, list[str]] = {}
 
+    @property
+    def verifier(self) -> Authenticator | None:
+        """Who verifies the second bearers of tools; None where there are no issuers."""
+        return self._caller.verifier
+
     async def begin(self, action: str) -> tuple[Broker, Call]:
-        """Begin a call of the verified principal."""
+        """Begin a call of the verified principal.
+
+        Raises:
+            InsufficientScope: If its token has not the scope that this needs.
+            RateLimited: If it calls too often.
+        """
+        begun = await self._begin(action)
+        principal = begun[1].principal
+        if not is_allowed(principal, action):
+            needed = scopes_needed(principal, action)
+            raise InsufficientScope(f"the caller's token needs the scopes {' '.join(needed)}", scopes=needed)
+        return begun
+
+    async def _begin(self, action: str) -> tuple[Broker, Call]:
+        """Begin a call, whether it will be allowed or not."""
         begun = await self._caller.begin(action)
         _call.set(begun)
+        broker, call = begun
+        self._states.note(broker, call.principal)
         return begun
+
+    async def _begin_round(self) -> Callable[[], Awaitable[None]]:
+        """Find out whose call this is, before what a client carried for it is opened; gives what writes a refusal down."""
+        try:
+            broker, call = await self._caller.begin("resume")
+        except IdentityError as error:
+            raise _protocol_error(error) from None
+        self._states.note(broker, call.principal)
+
+        async def write_down() -> None:
+            try:
+                await broker.refuse(call, InvalidRequest("the state is not this call's own"))
+            except IdentityError as error:
+                raise _protocol_error(error) from None
+
+        return write_down
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
@@ -141,7 +188,7 @@ class IdentityServer(MCPServer[Any]):
             action: Begins the call where it has not begun; empty to leave it at that.
         """
         try:
-            begun = _call.get() or (await self.begin(action) if action else None)
+            begun = _call.get() or (await self._begin(action) if action else None)
             if begun is not None:
                 broker, call = begun
                 await broker.refuse(call, error)
