@@ -25,6 +25,7 @@ from mcp_identity.inbound.login import Logins
 from mcp_identity.tools import limits
 from mcp_identity.tools.caller import Caller, HttpCaller, Local, LoopbackCaller
 from mcp_identity.tools.gate import Gate, Guesses, Post
+from mcp_identity.tools.malformed import Unrepeated
 from mcp_identity.tools.metadata import metadata_routes
 from mcp_identity.tools.releases import Releases
 from mcp_identity.tools.server import build_server
@@ -165,7 +166,7 @@ def _http_routes(server: IdentityServer, settings: Settings, post: Post, streams
         max_sessions=settings.sessions,
         transport_security=_OFF,
     )
-    gate = Gate(_SessionManager(server), post, streams, edge="http", resource=MCP_PATH)
+    gate = Gate(Unrepeated(_SessionManager(server)), post, streams, edge="http", resource=MCP_PATH)
     return [Route(MCP_PATH, gate)]
 
 

@@ -194,3 +194,30 @@ async def test_a_stateless_version_in_the_header_is_not_another_in_the_body(serv
     assert headers["mcp-protocol-version"] == STATELESS_VERSION
     answer = await ask(http, server, (body, headers), server.bearer("alice"))
     assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":"CANARY"}',
+        '["CANARY"]',
+        '{"CANARY":1}',
+        '{"jsonrpc":"2.0","id":1,"method":["CANARY"]}',
+        '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"get_token","arguments":"CANARY"}}',
+        '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":["CANARY"]}}',
+        '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"get_token","arguments":{"provider":{"a":"CANARY"}}}}',
+        "CANARY",
+        '"CANARY"',
+    ],
+)
+@pytest.mark.parametrize("version", [LEGACY_VERSION, STATELESS_VERSION])
+async def test_a_message_that_is_none_is_not_repeated(
+    server: Server, http: httpx2.AsyncClient, version: str, body: str
+) -> None:
+    session = await open_session(http, server, server.bearer("alice")) if version == LEGACY_VERSION else ""
+    headers = {**ACCEPT, **server.bearer("alice"), "mcp-protocol-version": version, "mcp-method": "tools/call"}
+    answer = await http.post(
+        f"{server.url}/mcp", content=body, headers={**headers, **({"mcp-session-id": session} if session else {})}
+    )
+    assert "error" in answer.text.lower()
+    assert "CANARY" not in answer.text
