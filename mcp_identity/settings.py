@@ -52,6 +52,7 @@ class Settings(BaseSettings):
         pending_consents: Open consents of one principal.
         links_per_minute: New consent links of one principal for one provider.
         concurrent_waits: Calls of one principal that wait for a consent.
+        total_consents: Open consents of all principals together.
         public_url: Where callers and browsers reach this server, ``https://host[:port]``; needed beyond loopback.
         allowed_hosts: Further values of the Host header; the public URL's, and on loopback the address bound, always are.
         allowed_origins: Further values of the Origin header.
@@ -91,6 +92,7 @@ class Settings(BaseSettings):
     pending_consents: int = Field(default=20, ge=1, le=1000)
     links_per_minute: int = Field(default=5, ge=1, le=1000)
     concurrent_waits: int = Field(default=4, ge=1, le=1000)
+    total_consents: int = Field(default=10_000, ge=1, le=10_000_000)
     public_url: str = ""
     allowed_hosts: Names = ()
     allowed_origins: Names = ()

@@ -178,7 +178,7 @@ def prepare(
         tasks=tasks,
         front=front or own_pages,
         default_release=settings.default_release,
-        limits=Limits(settings.pending_consents, settings.links_per_minute, settings.concurrent_waits),
+        limits=Limits(settings.pending_consents, settings.links_per_minute, settings.concurrent_waits, settings.total_consents),
         mint=WorkloadTokens(vault, clock, entropy, settings.public_url),
         public_url=settings.public_url,
     )

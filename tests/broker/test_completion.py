@@ -391,16 +391,15 @@ async def test_principals_over_http_have_limits_of_their_own(tmp_path: Path) -> 
         assert await remote.product.outcomes("start_consent") == [*given, "rate_limited", *given]
 
 
-async def test_a_server_has_a_limit_of_open_consents_at_all(remote: Remote) -> None:
+async def test_a_server_has_a_limit_of_open_consents_at_all(tmp_path: Path) -> None:
     """covers: A45."""
-    services = remote.product.broker._services  # pyright: ignore[reportPrivateUsage]
-    object.__setattr__(services, "limits", replace(services.limits, total_consents=2))
-    await remote.product.start()
-    await remote.as_person(BOB).start()
-    with raising("rate_limited"):
-        await remote.as_asserted("u1").start(return_url=RETURN_URL)
-    remote.product.clock.advance(600)
-    assert (await remote.product.start()).session_uri
+    async with running_remote(tmp_path / "home", total_consents=2) as remote:
+        await remote.product.start()
+        await remote.as_person(BOB).start()
+        with raising("rate_limited"):
+            await remote.as_asserted("u1").start(return_url=RETURN_URL)
+        remote.product.clock.advance(600)
+        assert (await remote.product.start()).session_uri
 
 
 async def test_a_workload_alone_asks_nobody(remote: Remote) -> None:

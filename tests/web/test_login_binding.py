@@ -18,9 +18,9 @@ from mcp_identity.domain.consent import ConsentView, SignInView
 from mcp_identity.domain.identity import User, UserKind
 from mcp_identity.domain.login import BrowserSession
 from mcp_identity.vault.records import Records
-from tests.broker.kit import raising
+from tests.broker.kit import BY_ISSUER, raising
 from tests.fakes.identity_provider import BOB, MALLORY
-from tests.web.remote import COMPANY, Remote, running_remote, user_of
+from tests.web.remote import COMPANY, RETURN_URL, Remote, running_remote, user_of
 
 TELLING = ("agent", "Mallory", "Alice", "idp", "read", "mcp", "example.com")
 """What only the initiator may read on the page."""
@@ -391,3 +391,38 @@ async def test_a_forged_host_or_forwarding_header_changes_no_url(remote: Remote)
         answer = await browser.client.post(consent.authorization_url, data=data, headers=forwarded)
         assert "redirect_uri=https%3A%2F%2Fidentity.example.com%2Flogin%2Fcallback%2Fissuer-1" in answer.headers["location"]
         assert "evil" not in answer.headers["location"]
+
+
+# Mix-up
+
+
+@pytest.mark.parametrize("way", ["another provider's callback", "another issuer"])
+@pytest.mark.parametrize("bound_by", ["login", "app"])
+async def test_an_honest_code_at_the_wrong_place_is_not_exchanged(remote: Remote, way: str, bound_by: str) -> None:
+    """The right browser and the right person, and an answer that is not of the server that was asked.
+
+    covers: A04
+    """
+    await remote.product.add("evil", settings=BY_ISSUER)
+    honest = await remote.product.broker.directory.get("default", "idp")
+    evil = await remote.product.broker.directory.get("default", "evil")
+    request = {"return_url": RETURN_URL} if bound_by == "app" else {}
+    provider = "evil" if way == "another issuer" else "idp"
+    consent = await remote.product.link(provider=provider, **request)
+    async with remote.browser() as browser:
+        await browser.open(consent.authorization_url)
+        if bound_by == "login":
+            await browser.press("sign_in")
+        browser.stops_at = "https://identity.example.com/oauth2/callback/"
+        await browser.press()
+        answer, browser.stops_at = browser.at, "nowhere"
+        if way == "another issuer":
+            answer = answer.replace("iss=https%3A%2F%2Fidp.example.com", "iss=https%3A%2F%2Fevil.example.com")
+            answer = answer.replace("iss=https://idp.example.com", "iss=https://evil.example.com")
+        else:
+            answer = answer.replace(honest.provider_id, evil.provider_id)
+        assert answer != browser.at
+        await browser.open(answer)
+        assert browser.at == (f"{RETURN_URL}&error=server_error" if bound_by == "app" else consent.authorization_url)
+    assert await remote.product.status(consent) == ("failed", "consent_mismatch")
+    await remote.nothing_was_given()
