@@ -84,7 +84,7 @@ def call(
         _print(answer)
         return answer.status < _ERRORS_FROM
 
-    if not run(settings_of(context, workload=workload, user=user), errand):
+    if not run(settings_of(context, workload=workload, user=user), errand, as_local_user=True):
         raise typer.Exit(FAILED)
 
 

@@ -83,7 +83,7 @@ def connect(
             status = await _wait(graph, principal, consent, wait_seconds)
         return _tell(provider, status)
 
-    if not run(settings, errand):
+    if not run(settings, errand, as_local_user=True):
         raise typer.Exit(FAILED)
 
 

@@ -35,19 +35,25 @@ def settings_of(context: typer.Context, *, workload: str | None = None, user: st
     return settings
 
 
-def run(settings: Settings, errand: Callable[[Graph], Awaitable[T]], *, initialise: bool = False) -> T:
+def run(
+    settings: Settings, errand: Callable[[Graph], Awaitable[T]], *, initialise: bool = False, as_local_user: bool = False
+) -> T:
     """Open the vault, run an errand on it, and close it.
 
     Args:
         settings: Where the vault is.
         errand: What to do.
         initialise: Make a vault for a key that has none.
+        as_local_user: It acts for this machine's user, who consents on this machine's own pages, also where a server with
+            a public URL has the vault.
 
     Raises:
         IdentityError: Whatever the errand raises, as it was raised.
         ConfigurationError: If key and vault do not fit together.
         StorageError: If the vault cannot be opened.
     """
+    if as_local_user:
+        settings = settings.model_copy(update={"public_url": ""})
     return anyio.run(_run, settings, errand, initialise)
 
 

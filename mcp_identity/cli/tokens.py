@@ -80,7 +80,7 @@ def token(
         _print(_object(answer), answer.access_token.reveal(), json=json)
         return True
 
-    if not run(settings_of(context, workload=workload, user=user), errand):
+    if not run(settings_of(context, workload=workload, user=user), errand, as_local_user=True):
         raise typer.Exit(FAILED)
 
 

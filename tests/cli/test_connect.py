@@ -96,3 +96,9 @@ def test_without_a_browser_the_printed_link_remains(federated: CommandLine, brow
     answer = federated.program(*CONNECT, BROWSER=browser)
     assert f"http://127.0.0.1:{federated.port}/consent/" in answer.err
     assert "Nobody has answered yet" in answer.err
+
+
+@posix
+def test_this_machines_user_consents_here_also_where_a_server_has_the_vault(federated: CommandLine) -> None:
+    answer = federated.program(*CONNECT, BROWSER="false", MCP_IDENTITY_PUBLIC_URL="https://identity.example.com")
+    assert f"http://127.0.0.1:{federated.port}/consent/" in answer.err
