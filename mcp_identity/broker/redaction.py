@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from base64 import b64encode
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import merge
+from io import StringIO
+from itertools import chain
 
 REPLACED = "[credential removed]"
 
@@ -21,14 +26,17 @@ _UNSEEN = re.compile(
 )
 """Control, format, bidirectional, zero-width, variation and tag characters, and lone surrogates; not tab, not line feed."""
 _UNSEEN_ASCII = bytes(code for code in range(128) if _UNSEEN.fullmatch(chr(code)))
-_JSON_ESCAPES = re.compile(r"(?<!\\)(?P<before>(?:\\\\)*)(?P<run>(?:\\u[0-9A-Fa-f]{4})+)")
-_LAYER = r"(?:%(?:25)*|\\+u00|\\+x)"
-_ESCAPES = re.compile(
-    rf"{_LAYER}(?P<hex>[2-7][0-9A-Fa-f])|&#0*(?P<decimal>[1-9][0-9]{{1,2}});|&#[xX]0*(?P<reference>[2-7][0-9A-Fa-f]);"
-    r"|&(?P<named>amp|lt|gt|quot|apos|sol|plus|equals);|\\+(?P<plain>[/\"'])"
-)
+_JSON_ESCAPES = re.compile(r"\\u[0-9A-Fa-f]{4}(?:\\u[0-9A-Fa-f]{4})*")
+_JSON_ESCAPE_LENGTH = 6
+_ESCAPES = {
+    "%": re.compile(r"%(?:25)*(?P<code>[2-7][0-9A-Fa-f])"),
+    "\\": re.compile(r"\\+(?:(?:u00|x)(?P<code>[2-7][0-9A-Fa-f])|(?P<plain>[/\"']))"),
+    "&": re.compile(
+        r"&(?:#[xX]0*(?P<code>[2-7][0-9A-Fa-f])|#0*(?P<decimal>[1-9][0-9]{1,2})|(?P<named>amp|lt|gt|quot|apos|sol|plus|equals));"
+    ),
+}
+"""How a printable character of ASCII may be written otherwise, by the character that such a way begins with."""
 _NAMED = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'", "sol": "/", "plus": "+", "equals": "="}
-_URL_SAFE = str.maketrans("-_", "+/")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]")
 _SHORTEST_BASE64 = 8
 """Shorter remains of a secret in base64 would be found by chance."""
@@ -42,7 +50,7 @@ def clean_outside_text(text: str, *, is_json: bool = False) -> str:
         is_json: Also remove such characters where they are escaped.
     """
     cleaned = _seen(text.replace("\r\n", "\n").replace("\r", "\n"))
-    return _JSON_ESCAPES.sub(_without_unseen, cleaned) if is_json else cleaned
+    return _JSON_ESCAPES.sub(_without_unseen, cleaned) if is_json and "\\u" in cleaned else cleaned
 
 
 def _seen(text: str) -> str:
@@ -52,9 +60,14 @@ def _seen(text: str) -> str:
 
 
 def _without_unseen(found: re.Match[str]) -> str:
-    run: str = json.loads(f'"{found["run"]}"')
-    kept = _UNSEEN.sub("", run)
-    return found[0] if kept == run else found["before"] + json.dumps(kept)[1:-1]
+    run, text, before = found[0], found.string, found.start()
+    while before and text[before - 1] == "\\":
+        before -= 1
+    # After an odd number of backslashes the first one is itself escaped.
+    skipped = run[: _JSON_ESCAPE_LENGTH * ((found.start() - before) % 2)]
+    shown: str = json.loads(f'"{run[len(skipped) :]}"')
+    kept = _UNSEEN.sub("", shown)
+    return run if kept == shown else skipped + json.dumps(kept)[1:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +95,7 @@ class Redactor:
             credential: As it is sent.
         """
         self._raw = credential
-        self._plain = _Unescaped(credential).text
+        self._plain = _unescaped(credential)
         self._cores = tuple(core for core in map(self._core, range(3)) if len(core[0]) >= _SHORTEST_BASE64)
         self.reach = 8 * len(credential.encode()) + 16
         """The most characters that the credential takes up, whichever way it is written."""
@@ -118,44 +131,51 @@ class Redactor:
         """Where it stands, in order, and never overlapping."""
         if not self._raw:
             return []
-        plain = _Unescaped(text)
-        spans = [(at, at + len(self._plain)) for at in _all(plain.text, self._plain)]
-        standard = plain.text.translate(_URL_SAFE)
-        for core, before, after in self._cores:
-            for at in _all(standard, core):
-                # The neighbours hold the first and the last bits of it.
-                start = at - (before and at > 0 and _BASE64.fullmatch(plain.text[at - 1]) is not None)
-                stop = at + len(core)
-                stop += after and stop < len(standard) and _BASE64.fullmatch(plain.text[stop]) is not None
-                spans.append((start, stop))
-        origins = [(plain.origin(start), plain.origin_end(stop)) for start, stop in spans]
-        origins += [(at, at + len(self._raw)) for at in _all(text, self._raw)]
+        origins = [(at, at + len(self._raw)) for at in _all(text, self._raw)]
+        plain = _unescaped(text)
+        spans = self._plain_spans(plain)
+        if spans and plain is not text:
+            places = _Unescaped(text)
+            spans = [(places.origin(start), places.origin_end(stop)) for start, stop in spans]
         merged: list[tuple[int, int]] = []
-        for start, stop in sorted(origins):
+        for start, stop in sorted(origins + spans):
             if merged and start < merged[-1][1]:
                 merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
             else:
                 merged.append((start, stop))
         return merged
 
+    def _plain_spans(self, text: str) -> list[tuple[int, int]]:
+        """Where it stands in a text without escapes, as it is or in base64."""
+        spans = [(at, at + len(self._plain)) for at in _all(text, self._plain)]
+        standard = text.replace("-", "+").replace("_", "/")
+        for core, before, after in self._cores:
+            for at in _all(standard, core):
+                # The neighbours hold the first and the last bits of it.
+                start = at - (before and at > 0 and _BASE64.fullmatch(standard[at - 1]) is not None)
+                stop = at + len(core)
+                stop += after and stop < len(standard) and _BASE64.fullmatch(standard[stop]) is not None
+                spans.append((start, stop))
+        return spans
+
 
 class _Unescaped:
     """A text with its escapes undone, which still knows where each character came from."""
 
     def __init__(self, text: str) -> None:
-        self._marks: list[int] = [0]
-        self._origins: list[int] = [0]
-        parts: list[str] = []
+        self._marks, self._origins = array("q", [0]), array("q", [0])
+        out = StringIO()
         end = length = 0
-        for found in _ESCAPES.finditer(text):
-            char = _unescape(found)
-            parts += [text[end : found.start()], char]
-            length += found.start() - end
-            self._mark(length, found.start())
+        for start, stop, char in _escapes(text):
+            out.write(text[end:start])
+            out.write(char)
+            length += start - end
+            self._mark(length, start)
             length += 1
-            end = found.end()
+            end = stop
             self._mark(length, end)
-        self.text = "".join([*parts, text[end:]]) if parts else text
+        out.write(text[end:])
+        self.text = out.getvalue()
 
     def _mark(self, at: int, origin: int) -> None:
         self._marks.append(at)
@@ -174,13 +194,40 @@ class _Unescaped:
         return self._origins[mark] if ended else self.origin(last) + 1
 
 
-def _unescape(found: re.Match[str]) -> str:
-    hexadecimal = found["hex"] or found["reference"]
-    if hexadecimal:
-        return chr(int(hexadecimal, 16))
-    if found["decimal"]:
-        return chr(int(found["decimal"]))
-    return found["plain"] or _NAMED[found["named"]]
+def _unescaped(text: str) -> str:
+    """A text with its escapes undone, and nothing to remember it by."""
+    if not any(first in text for first in _ESCAPES):
+        return text
+    out, end = StringIO(), 0
+    for start, stop, char in _escapes(text):
+        out.write(text[end:start])
+        out.write(char)
+        end = stop
+    out.write(text[end:])
+    return out.getvalue()
+
+
+def _escapes(text: str) -> Iterator[tuple[int, int, str]]:
+    """Where each escape begins and ends, and what it stands for, in order."""
+    ways = [escape.finditer(text) for first, escape in _ESCAPES.items() if first in text]
+    return (
+        merge(*(map(_undone, way) for way in ways)) if len(ways) > 1 else chain.from_iterable(map(_undone, way) for way in ways)
+    )
+
+
+def _undone(found: re.Match[str]) -> tuple[int, int, str]:
+    kind = found.lastgroup or ""
+    written = found[kind]
+    match kind:
+        case "code":
+            char = chr(int(written, 16))
+        case "decimal":
+            char = chr(int(written))
+        case "named":
+            char = _NAMED[written]
+        case _:
+            char = written
+    return found.start(), found.end(), char
 
 
 def _all(text: str, part: str) -> list[int]:
