@@ -41,6 +41,7 @@ check: $(READY) ## Lint, types, architecture, and the coverage gate on what `mak
 
 bench: $(READY) ## Measure, as ratios within one run
 	@$(BIN)/python benchmarks/startup.py
+	@$(BIN)/python benchmarks/calls.py
 	@$(BIN)/python benchmarks/slow_connections.py
 
 serve: $(READY) ## Serve MCP on stdin and stdout
