@@ -9,7 +9,7 @@ AXE := tests/web/axe
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench serve prove peers format clean
+.PHONY: help setup demo examples test check bench serve prove peers format clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -26,6 +26,10 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## Show the main job on a real authorization server (DEMO_HEADLESS=1: without a browser)
 	@$(BIN)/python examples/demo.py
+
+examples: $(READY) ## Show an agent backend with many users, over HTTP and over SSE
+	@$(BIN)/python examples/agent_over_http.py
+	@$(BIN)/python examples/agent_over_sse.py
 
 test: $(READY) peers ## Run every test, and write the coverage data that `make check` judges
 	@$(BIN)/coverage erase
