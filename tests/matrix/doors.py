@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from mcp import Client, MCPError, StdioServerParameters
 
-from mcp_identity.broker.broker import Broker
-from mcp_identity.domain.identity import Principal
-from mcp_identity.tools.server import build_server
-from tests.matrix.kit import Json
+from tests.fakes.mcp_client import Json
+from tests.http.kit import Mode, Server, Transport, mcp_over
 from tests.matrix.world import Identity, World
 
 
@@ -36,33 +34,25 @@ class ClientDoor:
             return error.error.model_dump_json()
 
 
-@dataclass(frozen=True, slots=True)
-class FixedCaller:
-    """A gate that has verified one principal."""
-
-    broker: Broker
-    principal: Principal
-    verifier: Any
-
-    async def begin(self, action: str) -> Any:
-        return self.broker, self.broker.call(self.principal, action)
-
-    async def note_client(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
-        return await call_next(ctx)
+def stdio_client(world: World, agent: str, user: str, mode: Mode, **options: Any) -> Client:
+    """The SDK's client of a process of one agent and one user."""
+    environment = world.home.environment(WORKLOAD=agent, USER=user)
+    server = StdioServerParameters(command=sys.executable, args=["-m", "mcp_identity", "serve"], env=environment)
+    return Client(server, mode=mode, **options)
 
 
 @asynccontextmanager
-async def memory_door(broker: Broker, verifier: Any, identity: Identity, mode: Any = "auto") -> AsyncGenerator[ClientDoor]:
-    """No transport: the tools as a remote caller has them."""
-    caller = FixedCaller(broker, identity.principal, verifier)
-    async with Client(build_server(caller, version="0", remote=True, issues_identity_tokens=True), mode=mode) as client:
+async def stdio_door(world: World, identity: Identity, mode: Mode = "auto") -> AsyncGenerator[ClientDoor]:
+    """A process of one agent and one user."""
+    async with stdio_client(world, identity.agent, identity.person.subject, mode) as client:
         yield ClientDoor(client)
 
 
 @asynccontextmanager
-async def stdio_door(world: World, identity: Identity, mode: Any = "auto") -> AsyncGenerator[ClientDoor]:
-    """A process of one agent and one user."""
-    environment = world.home.environment(WORKLOAD=identity.agent, USER=identity.person.subject)
-    server = StdioServerParameters(command=sys.executable, args=["-m", "mcp_identity", "serve"], env=environment)
-    async with Client(server, mode=mode) as client:
+async def remote_door(
+    world: World, server: Server, transport: Transport, identity: Identity, mode: Mode = "auto"
+) -> AsyncGenerator[ClientDoor]:
+    """A user's own token, over Streamable HTTP or SSE."""
+    bearer = {"authorization": f"Bearer {world.bearer(identity)}"}
+    async with mcp_over(server, transport, mode, bearer) as client:
         yield ClientDoor(client)

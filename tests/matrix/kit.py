@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from tests.fakes.mcp_client import Json
 from tests.matrix.world import Identity, World
 
-Json = dict[str, Any]
 _RANDOM = re.compile(r"(?<![\w-])[\w-]{43}(?![\w-])")
 _CORRELATION = re.compile(r"\b[0-9a-f]{16}\b")
 _CUT_AT = 64
@@ -96,8 +96,8 @@ def absent(kind: str, value: str) -> str:
 
 
 def _other_word(word: str) -> str:
-    """Another word of the same length and first letter, so that it sorts alike."""
-    return word[0] + "".join(secrets.choice("abcdef0123456789") for _ in word[1:])
+    """Another word of the same length and first letter, so that it sorts alike, and that stands in no text."""
+    return word[0] + "".join(secrets.choice("qxz0123456789") for _ in word[1:])
 
 
 def normalised(answer: str, value: str) -> str:
@@ -131,7 +131,7 @@ async def attack(world: World, attacker: Identity, door: Door) -> Report:
     foreign = set[str]().union(*(each.canaries for each in world.others(attacker))) - attacker.canaries
     values = {
         value: (kind, victim)
-        for victim in world.others(attacker)
+        for victim in world.victims(attacker)
         for kind, value in victim.known.items()
         if value not in attacker.known.values()
     }

@@ -5,19 +5,22 @@ Covers: A02, A03, A06, A17.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any
+from itertools import product
 
 import pytest
 
-from mcp_identity import app
-from tests.matrix.doors import memory_door, stdio_door
+from tests.http.kit import Server, Transport
+from tests.matrix.doors import remote_door, stdio_door
 from tests.matrix.kit import Door, Report, attack
-from tests.matrix.world import AGENTS, PEOPLE, TENANTS, Identity, World
+from tests.matrix.world import AGENTS, PEOPLE, PROVE, TENANTS, Identity, World
 
-REMOTE = [f"{tenant}-{agent}-{person.subject}" for tenant in TENANTS for agent in AGENTS for person in PEOPLE]
-LOCAL = [f"local-{agent}-{person.subject}" for agent in AGENTS for person in PEOPLE]
+TRANSPORTS: tuple[Transport, ...] = ("http", "sse")
+EVERYBODY = [f"{tenant}-{agent}-{person.subject}" for tenant in TENANTS for agent in AGENTS for person in PEOPLE]
+HERE = [f"local-{agent}-{person.subject}" for agent in AGENTS for person in PEOPLE]
+# Who tries the names; all names are tried all the same.
+REMOTE = [*product(TRANSPORTS, EVERYBODY)] if PROVE else [("http", EVERYBODY[0]), ("sse", EVERYBODY[-1])]
+LOCAL = HERE if PROVE else HERE[:1]
 
 
 def identity(world: World, name: str) -> Identity:
@@ -54,22 +57,18 @@ def check(outcome: Outcome, attacker: Identity) -> None:
     assert outcome.written >= outcome.report.calls > 300
 
 
-@pytest.fixture(scope="session")
-async def graph(world: World) -> AsyncGenerator[app.Graph]:
-    """The vault in this process."""
-    async with app.open(world.home.settings()) as graph:
-        yield graph
-
-
-@pytest.mark.parametrize("name", REMOTE)
-async def test_no_argument_makes_a_remote_caller_somebody_else(name: str, world: World, graph: app.Graph) -> None:
-    verifier: Any = None
+@pytest.mark.timeout(400)  # some thousand calls
+@pytest.mark.parametrize(("transport", "name"), REMOTE)
+async def test_no_argument_makes_a_remote_caller_somebody_else(
+    transport: Transport, name: str, world: World, server: Server
+) -> None:
     attacker = identity(world, name)
-    async with memory_door(graph.broker, verifier, attacker) as door:
+    async with remote_door(world, server, transport, attacker) as door:
         outcome = await run(world, attacker, door)
     check(outcome, attacker)
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", LOCAL)
 async def test_no_argument_makes_a_local_process_somebody_else(name: str, world: World) -> None:
     attacker = identity(world, name)

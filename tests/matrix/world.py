@@ -8,10 +8,11 @@ canaries.
 from __future__ import annotations
 
 import itertools
+import os
 import sqlite3
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mcp_identity import app
 from mcp_identity.broker.answers import ProviderSpec, TokenReleased, TokenRequest
 from mcp_identity.broker.specifications import IssuerSpec, WorkloadSpec
 from mcp_identity.domain.credentials import Secret
-from mcp_identity.domain.identity import Principal, Proof, User, UserKind
+from mcp_identity.domain.identity import DEFAULT_TENANT, Principal, Proof, User, UserKind
 from tests.fakes.home import VaultHome, person_consents
 from tests.fakes.identity_provider import (
     ALICE,
@@ -35,6 +36,7 @@ from tests.fakes.vendor import CLIENT_ID, Vendor, new_secret, running_vendor
 TENANTS = ("default", "globex")
 AGENTS = ("deskbot", "mailbot")
 PEOPLE = (ALICE, BOB)
+PROVE = bool(os.environ.get("PROVE"))
 
 
 @dataclass(slots=True)
@@ -94,6 +96,21 @@ class World:
         """Everybody else."""
         return [each for each in self.identities if each is not identity]
 
+    def victims(self, identity: Identity) -> list[Identity]:
+        """Those whose names are tried: who differs in one thing alone, and who in everything; with PROVE set, everybody."""
+        if PROVE:
+            return self.others(identity)
+        return [each for each in self.others(identity) if _distance(identity, each) in (1, 4)]
+
+    def obtained_by(self, agent: str) -> list[str]:
+        """How the grants of an agent of the default tenant were obtained."""
+        query = (
+            "SELECT obtained_by FROM grants JOIN workload_identities ON workload_identities.id = grants.workload_id"
+            " WHERE name = ? AND workload_identities.tenant_id = ?"
+        )
+        with closing(self._database()) as connection:
+            return [row[0] for row in connection.execute(query, (agent, DEFAULT_TENANT))]
+
     def rows(self, of: Iterable[Identity]) -> dict[str, Any]:
         """What the vault holds of them: grants and consents, byte for byte where nothing else may change."""
         keys = {(each.tenant, each.principal.workload.id, each.principal.user_key) for each in of}
@@ -101,9 +118,12 @@ class World:
             "grants": "SELECT tenant_id, workload_id, user_key, id, state, generation, tokens FROM grants",
             "consents": "SELECT tenant_id, workload_id, user_key, id, state, attempt FROM consent_sessions",
         }
-        with closing(sqlite3.connect(f"file:{self.home.path / 'vault.db'}?mode=ro", uri=True)) as connection:
+        with closing(self._database()) as connection:
             found = {name: connection.execute(query).fetchall() for name, query in queries.items()}
         return {name: sorted(row for row in rows if row[:3] in keys) for name, rows in found.items()}
+
+    def _database(self) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{self.home.path / 'vault.db'}?mode=ro", uri=True)
 
 
 @asynccontextmanager
@@ -111,6 +131,7 @@ async def new_world(folder: Path) -> AsyncGenerator[World]:
     """Make a world in an empty folder."""
     async with running_vendor() as vendor, FakeIdentityProvider().serve() as idp:
         world = World(VaultHome(folder), vendor, idp)
+        idp.knobs.login_claims = {"org": DEFAULT_TENANT}  # whoever signs in with a browser is of that organisation
         prepared = app.prepare(world.home.settings())
         async with app.running(prepared) as graph:
             for tenant in TENANTS:
@@ -142,6 +163,7 @@ async def _make_tenant(world: World, graph: app.Graph, tenant: str) -> None:
     }
     specs = {
         "notes": ProviderSpec(settings={**vendor.settings, "flows": "USER_FEDERATION"}, **custom),
+        "vaulted": ProviderSpec(settings={**vendor.settings, "flows": "USER_FEDERATION"}, release="handle", **custom),
         "billing": ProviderSpec(settings={**vendor.settings, "flows": "M2M"}, **custom),
         "weather": ProviderSpec(vendor="api-key", secret=Secret(world.api_keys[tenant]), release="token"),
         f"ledger-of-{tenant}": ProviderSpec(vendor="api-key", secret=Secret(world.api_keys[tenant]), release="token"),
@@ -195,6 +217,11 @@ async def _give(world: World, graph: app.Graph, identity: Identity) -> None:
     identity.canaries = {*world.vendor.minted[minted:], world.api_keys[identity.tenant], pending.session_uri}
 
 
-def remote(principal: Principal, edge: str) -> Principal:
-    """The same principal through another door."""
-    return replace(principal, edge=edge)
+def _distance(one: Identity, other: Identity) -> int:
+    """In how many things two identities differ: tenant, agent, person, kind of door."""
+    pairs = zip(_things(one), _things(other), strict=True)
+    return sum(mine != theirs for mine, theirs in pairs)
+
+
+def _things(identity: Identity) -> tuple[str, str, str, bool]:
+    return identity.tenant, identity.agent, identity.person.subject, identity.local
