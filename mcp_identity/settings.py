@@ -70,6 +70,7 @@ class Settings(BaseSettings):
         stream_check_seconds: How often the credential that opened a stream is looked at again.
         failed_authentications_per_minute: Bearers from one address, or of one value, that may prove nothing.
         connections: Open connections of everybody.
+        connections_per_address: The same of one address that is no trusted proxy.
         request_seconds: How long a whole request may take to come.
         write_seconds: How long a peer may read nothing of an answer.
         header_bytes: The most of a request's header.
@@ -110,6 +111,7 @@ class Settings(BaseSettings):
     stream_check_seconds: Seconds = 60
     failed_authentications_per_minute: Count = 60
     connections: Count = 1000
+    connections_per_address: Count = 750
     request_seconds: Seconds = 10
     write_seconds: Seconds = 30
     header_bytes: int = Field(default=16 * 1024, ge=1024, le=1024 * 1024)

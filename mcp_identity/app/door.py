@@ -105,10 +105,10 @@ class Door:
 
     def _refusal(self, scope: Scope, headers: Headers) -> int:
         """The status to refuse with, or 0."""
-        rules, peer = self._rules, _address(_peer(scope))
+        rules, peer = self._rules, address_of(_peer(scope))
         if rules.only_loopback and (peer is None or not peer.is_loopback or any(map(_forwards, headers.keys()))):
             return FORBIDDEN
-        if rules.only_proxies and not _is_in(peer, rules.proxies) and scope["path"] not in PATHS:
+        if rules.only_proxies and not is_in(peer, rules.proxies) and scope["path"] not in PATHS:
             return FORBIDDEN
         if sum(len(name) + len(value) for name, value in scope["headers"]) > rules.header_bytes:
             return TOO_LARGE
@@ -124,8 +124,8 @@ class Door:
         """Where a request began: the nearest address that is no proxy of ours."""
         client = _peer(scope)
         chain = [each.strip() for line in headers.getlist("x-forwarded-for") for each in line.split(",")]
-        while chain and _is_in(_address(client), self._rules.proxies):
-            before = _address(chain.pop())
+        while chain and is_in(address_of(client), self._rules.proxies):
+            before = address_of(chain.pop())
             if before is None:
                 break
             client = str(before)
@@ -141,7 +141,7 @@ def _forwards(name: str) -> bool:
     return name in _FORWARDING or name.startswith(_FORWARDING_PREFIX)
 
 
-def _address(text: str) -> Address | None:
+def address_of(text: str) -> Address | None:
     """An address; an IPv4 one inside an IPv6 one is the IPv4 one."""
     try:
         address = ip_address(text.partition("%")[0])
@@ -150,5 +150,6 @@ def _address(text: str) -> Address | None:
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
-def _is_in(address: Address | None, networks: Sequence[Network]) -> bool:
+def is_in(address: Address | None, networks: Sequence[Network]) -> bool:
+    """Whether an address is in one of some networks; what is no address is in none."""
     return address is not None and any(address in network for network in networks)

@@ -20,6 +20,7 @@ import anyio
 import anyio.to_thread
 
 from mcp_identity import app
+from mcp_identity.app.door import address_of, is_in, networks_of
 from mcp_identity.app.ending import Ending
 from mcp_identity.app.exposure import (
     NO_CALLERS,
@@ -162,6 +163,7 @@ async def running_server(
         check_peer=is_same_user if options.insecure_loopback else None,
         capacity=Capacity(
             connections=settings.connections,
+            has_room=_room_of(settings),
             header_bytes=settings.header_bytes,
             request_seconds=settings.request_seconds,
             write_seconds=settings.write_seconds,
@@ -176,6 +178,12 @@ async def running_server(
             yield Serving(in_force.public_url, port, ending, prepared)
         finally:
             ending.begin()
+
+
+def _room_of(settings: Settings) -> Callable[[str, int], bool]:
+    """How many connections an address may have; a proxy's are those of many."""
+    proxies = networks_of(settings.trusted_proxies)
+    return lambda host, count: count <= settings.connections_per_address or is_in(address_of(host), proxies)
 
 
 async def _require_callers(prepared: app.Prepared, options: HttpOptions, *, loopback: bool) -> None:

@@ -1,13 +1,15 @@
 """Which connections are kept, before anything is known of a request?
 
-uvicorn's own protocol with three rules more, so that nobody can use up the connections of the port by holding them: another
-user's is closed as it is made, every other one must bring a whole request soon, and must go on reading its answer. Knows no
-page. Trusts the socket for the peer's address.
+uvicorn's own protocol with some rules more, so that nobody can use up the connections of the port by holding them: another
+user's is closed as it is made, and so is one too many of one address; every other one must bring a whole request soon, and
+must go on reading its answer. Knows no page. Trusts the socket for the peer's address.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -22,7 +24,12 @@ REQUEST_SECONDS = 5.0
 WRITE_SECONDS = 30.0
 
 
-def guarded(check_peer: CheckPeer | None, request_seconds: float, write_seconds: float = WRITE_SECONDS) -> type[H11Protocol]:
+def guarded(
+    check_peer: CheckPeer | None,
+    request_seconds: float,
+    write_seconds: float = WRITE_SECONDS,
+    has_room: Callable[[str, int], bool] = lambda _host, _count: True,
+) -> type[H11Protocol]:
     """Make the protocol class that uvicorn speaks on every connection.
 
     Args:
@@ -30,10 +37,11 @@ def guarded(check_peer: CheckPeer | None, request_seconds: float, write_seconds:
         request_seconds: How long a complete request may take to come, from the connection or its first byte on; how long a
             connection may rest between two is uvicorn's to watch.
         write_seconds: How long the peer may read nothing while an answer waits for it.
+        has_room: Whether an address may have so many connections.
     """
 
     class Guarded(_Guarded):
-        rules = _Rules(check_peer, request_seconds, write_seconds)
+        rules = _Rules(check_peer, request_seconds, write_seconds, has_room)
 
     return Guarded
 
@@ -43,6 +51,8 @@ class _Rules:
     check_peer: CheckPeer | None
     request_seconds: float
     write_seconds: float
+    has_room: Callable[[str, int], bool]
+    open: Counter[str] = field(default_factory=Counter[str])
 
 
 class _Guarded(H11Protocol):
@@ -51,15 +61,21 @@ class _Guarded(H11Protocol):
     rules: _Rules
     _stuck: TimerHandle | None = None
     _resting = False
+    _host = ""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._expect_request()
-        check_peer = self.rules.check_peer
         client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-        if check_peer and client and server and not check_peer(client[0], client[1], server[0], server[1]):
+        self._host = client[0] if client else ""
+        self.rules.open[self._host] += 1
+        if not (self.rules.has_room(self._host, self.rules.open[self._host]) and self._is_welcome(client, server)):
             self.connections.discard(self)  # it counts no longer, not even until the loop has closed it
             transport.abort()
+
+    def _is_welcome(self, client: Any, server: Any) -> bool:
+        check_peer = self.rules.check_peer
+        return not (check_peer and client and server) or check_peer(client[0], client[1], server[0], server[1])
 
     def data_received(self, data: bytes) -> None:
         if self._resting:
@@ -75,6 +91,9 @@ class _Guarded(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.cancel()
         self._read_again()
+        self.rules.open[self._host] -= 1
+        if not self.rules.open[self._host]:
+            del self.rules.open[self._host]
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:

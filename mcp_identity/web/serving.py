@@ -11,12 +11,14 @@ import errno
 import socket
 import ssl
 import sys
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import uvicorn
+from anyio.lowlevel import current_token
 
 from mcp_identity.web.connection import REQUEST_SECONDS, WRITE_SECONDS, guarded
 
@@ -34,6 +36,7 @@ class Capacity:
 
     Attributes:
         connections: Open at once.
+        has_room: Whether an address may have so many of them.
         header_bytes: The most of a request's header.
         request_seconds: How long a complete request may take to come.
         keep_alive_seconds: How long a connection may rest between two requests.
@@ -42,6 +45,7 @@ class Capacity:
     """
 
     connections: int = 64
+    has_room: Callable[[str, int], bool] = lambda _host, _count: True
     header_bytes: int = 64 * 1024
     request_seconds: float = REQUEST_SECONDS
     keep_alive_seconds: int = 5
@@ -147,9 +151,12 @@ async def serving(
         lifespan: Whether the application opens and closes something; a failure to open ends as `SystemExit`.
     """
     server = _Server(
+        capacity.request_seconds,
         uvicorn.Config(
             app,
-            http=guarded(check_peer, capacity.request_seconds, capacity.write_seconds),  # h11: it alone bounds the header
+            http=guarded(  # h11: it alone bounds the header
+                check_peer, capacity.request_seconds, capacity.write_seconds, capacity.has_room
+            ),
             ws="none",
             lifespan="on" if lifespan else "off",
             log_config=None,
@@ -163,7 +170,7 @@ async def serving(
             timeout_keep_alive=capacity.keep_alive_seconds,
             timeout_graceful_shutdown=capacity.grace_seconds,
             ssl_context_factory=(lambda _config, _default: tls) if tls else None,
-        )
+        ),
     )
     try:
         async with anyio.create_task_group() as tasks:
@@ -181,16 +188,24 @@ async def serving(
 class _Server(uvicorn.Server):
     """uvicorn as a guest: it says when it is up, and leaves the process's signals to their owner."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, handshake_seconds: float, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.up = anyio.Event()
+        self._handshake_seconds = handshake_seconds
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        loop: Any = current_token().native_token
+        if self.config.is_ssl:  # or whoever says nothing holds a connection, which nobody counts yet, for a minute
+            loop.create_server = partial(loop.create_server, ssl_handshake_timeout=self._handshake_seconds)
+        try:
+            await super().startup(sockets)
+        finally:
+            if self.config.is_ssl:
+                del loop.create_server
         self.up.set()
 
     async def serve_shielded(self, sockets: list[socket.socket]) -> None:

@@ -206,3 +206,34 @@ async def test_who_guesses_handles_is_stopped_though_its_own_bearer_is_good(empt
         assert (await ask(http, server, whoami(), server.bearer("alice"))).status_code == 200
         for headers in ({}, {"authorization": "Bearer x"}):
             assert (await http.post(f"{server.url}/v1/releases", json={}, headers=headers)).status_code == 401
+
+
+async def test_one_address_does_not_take_all_connections(empty_home: VaultHome) -> None:
+    async with server_here(empty_home, connections_per_address=3, request_seconds=60) as server:
+        port = int(server.url.rpartition(":")[2])
+        held = [await anyio.connect_tcp("127.0.0.1", port) for _ in range(3)]
+        async with http_client() as http:
+            with pytest.raises(httpx2.HTTPError):
+                await http.get(f"{server.url}/healthz")
+            for stream in held:
+                await stream.aclose()
+            with anyio.fail_after(5):
+                while True:
+                    try:
+                        assert (await http.get(f"{server.url}/healthz")).status_code == 200
+                        break
+                    except httpx2.HTTPError:
+                        await anyio.lowlevel.checkpoint()
+
+
+async def test_a_proxy_has_room_for_its_clients(empty_home: VaultHome) -> None:
+    proxies = ("127.0.0.1",)
+    async with (
+        server_here(empty_home, connections_per_address=1, trusted_proxies=proxies) as server,
+        http_client() as http,
+    ):
+        port = int(server.url.rpartition(":")[2])
+        held = [await anyio.connect_tcp("127.0.0.1", port) for _ in range(3)]
+        assert (await http.get(f"{server.url}/healthz")).status_code == 200
+        for stream in held:
+            await stream.aclose()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
+import anyio
 import httpx2
 import pytest
 
@@ -67,3 +69,16 @@ async def test_old_tls_is_not_spoken(secure: Server, authority: Authority) -> No
 
 def test_the_file_of_a_certificate_may_hold_its_key(authority: Authority) -> None:
     assert isinstance(authority.folder, Path)
+
+
+async def test_who_says_nothing_does_not_hold_a_connection(authority: Authority, empty_home: VaultHome) -> None:
+    """covers: A56."""
+    (chain, *_) = authority.folder.glob("*.pem")
+    port = free_port()
+    given: dict[str, Any] = {"public_url": f"https://localhost:{port}", "tls_cert": chain, "tls_key": chain}
+    async with server_here(empty_home, local_options(port=port), request_seconds=0.2, **given):
+        for beginning in (b"", b"\x16\x03\x01"):
+            async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+                await stream.send(beginning)
+                with anyio.fail_after(5), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                    await stream.receive()
