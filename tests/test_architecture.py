@@ -65,7 +65,6 @@ MAY_REVEAL = frozenset(
         "broker/exchange.py",  # the ID token, to be verified
         "broker/calls.py",  # into the upstream request
         "tools/results.py",  # the answer itself
-        "tools/releases.py",  # likewise, for a handle
         "tools/releases.py",  # likewise, to agent code
         "inbound/authentication.py",  # what callers bring, to be read
         "inbound/login.py",  # the ID token, to be verified

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from mcp_identity.broker import refresh
-from mcp_identity.broker.answers import ConsentRequired, ProviderSpec, TokenReleased, TokenRequest
+from mcp_identity.broker.answers import ConsentRequired, HandleIssued, ProviderSpec, TokenReleased, TokenRequest
 from mcp_identity.broker.plan import make_plan
 from mcp_identity.domain.credentials import GrantState, Reason, Secret
 from mcp_identity.domain.errors import IdentityError
@@ -221,7 +221,7 @@ async def test_a_full_disk_is_waited_for(idp: Product) -> None:
     await stale(idp)
     await idp.sql(FULL)
     idp.server.hold = anyio.Event()
-    answers: list[TokenReleased | ConsentRequired] = []
+    answers: list[TokenReleased | HandleIssued | ConsentRequired] = []
 
     async def get() -> None:
         answers.append(await idp.get())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_identity.broker.answers import ProviderSpec
+from mcp_identity.broker.answers import ApiKeyReleased, ProviderSpec
 from mcp_identity.domain.credentials import Secret
 from tests.broker.kit import Product, raising, running_product
 
@@ -80,6 +80,7 @@ async def test_a_grant_obtained_by_elicitation_is_never_handed_out(product: Prod
 async def test_an_api_key_is_released_as_its_operator_said(product: Product) -> None:
     await product.add_api_key("open", release="token")
     released = await product.broker.get_api_key(product.call("get_api_key"), "open")
+    assert isinstance(released, ApiKeyReleased)
     assert released.api_key == Secret("api-key-canary")
     for release in ("never", "handle"):
         await product.add_api_key(release, release=release)
@@ -107,3 +108,13 @@ async def test_a_disabled_api_key_is_refused(product: Product) -> None:
     await product.update("key", disabled=True)
     with raising("access_denied"):
         await product.broker.get_api_key(product.call("get_api_key"), "key")
+
+
+async def test_a_key_that_stays_here_can_still_be_used(product: Product) -> None:
+    spec = ProviderSpec(vendor="api-key", secret=Secret("x"), release="never", api_hosts=("https://api.example.com",))
+    provider = await product.broker.directory.add(product.call(), "key", spec)
+    assert provider.api_hosts == ("https://api.example.com",)
+    assert not any("call_api" in note for note in product.broker.directory.notes(provider))
+    await product.add_api_key("other", release="never")
+    other = await product.broker.directory.get("default", "other")
+    assert any("--api-host" in note for note in product.broker.directory.notes(other))
