@@ -154,7 +154,7 @@ class ApiCalls:
         elif plan is None or not plan.dialect.api_host_field:
             reach.require_hosts()
         headers = reach.headers(request.headers, request.body, has_key=plan is None)
-        attempt = Attempt(method, url.host if url else "", url.path if url else request.path)
+        attempt = Attempt(method, url.host if url else "", url.path if url else request.path.partition("?")[0])
         return _Job(call, provider, plan, request, method, headers, reach, attempt)
 
     def _with_token(self, job: _Job, plan: Plan) -> _Obtain:
