@@ -47,6 +47,7 @@ bench: $(READY) ## Measure, as ratios within one run
 	@$(BIN)/python benchmarks/startup.py
 	@$(BIN)/python benchmarks/calls.py
 	@$(BIN)/python benchmarks/slow_connections.py
+	@$(BIN)/python benchmarks/calls.py
 
 serve: $(READY) ## Serve MCP on stdin and stdout
 	@$(BIN)/mcp-identity serve
