@@ -26,6 +26,7 @@ from mcp_identity.domain.login import BrowserSession
 from mcp_identity.oauth.authorization import process_authorization_response
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.consents import Attempt
+from mcp_identity.vault.strays import Strays
 
 
 class Callbacks:
@@ -35,6 +36,7 @@ class Callbacks:
         """Keep what it works with."""
         self._services = services
         self._exchanger = exchanger
+        self._strays = Strays(services.vault, services.clock)
 
     async def receive(
         self,
@@ -71,10 +73,10 @@ class Callbacks:
         state_hash = sha256(states[0].encode("utf-8", "replace")).digest() if len(states) == 1 else b""
         completion = random_token(self._services.entropy)
 
-        def unit(records: Records) -> Exchange | Returned:
+        def unit(records: Records) -> Exchange | Returned | None:
             found = records.find_attempt(state_hash) if state_hash else None
             if found is None:
-                raise ConsentNotFound(GONE)
+                return None
             session, attempt = found
             event = session_event(session, "callback")
             try:
@@ -98,6 +100,10 @@ class Callbacks:
             return Returned(session.id, return_location(session.request, session_id=SESSION_URI_PREFIX + completion))
 
         outcome = await self._services.vault.run(unit, stray_event("callback"))
+        if outcome is None:
+            error = ConsentNotFound(GONE)
+            await self._strays.note(stray_event("callback").ending(error.code))
+            raise error
         if isinstance(outcome, Exchange):
             await self._exchanger.finish(outcome)
             return Returned(outcome.session.id)

@@ -53,6 +53,7 @@ from mcp_identity.transport import Transport
 from mcp_identity.vault.envelope import RANDOM_BYTES, DataKey, Place, key_id_of, open_sealed, seal
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.logins import Login
+from mcp_identity.vault.strays import Strays
 from mcp_identity.vault.vault import Vault
 
 SCOPES = frozenset({"openid", "profile"})
@@ -102,6 +103,7 @@ class Logins:
         self._clock = clock
         self._entropy = entropy
         self._base_url = base_url.rstrip("/")
+        self._strays = Strays(vault, clock)
 
     async def start(
         self, target: LoginTarget, purpose: LoginPurpose, consent_id: str = "", *, another_user: bool = False
@@ -177,10 +179,10 @@ class Logins:
         states = [value for name, value in parameters if name == "state"]
         state = states[0] if len(states) == 1 else ""
 
-        def unit(records: Records) -> _Accepted | _Refused:
+        def unit(records: Records) -> _Accepted | _Refused | None:
             login = records.take_login(sha256(state.encode("utf-8", "replace")).digest()) if state else None
             if login is None:
-                raise ConsentNotFound("there is no such sign-in, or it has ended")
+                return None
             try:
                 return self._accept(records, login, issuer_id, parameters, browser_secrets.get(login_name(state), ""))
             except IdentityError as error:
@@ -188,6 +190,10 @@ class Logins:
                 return _Refused(error)
 
         accepted = await self._vault.run(unit, _event(DEFAULT_TENANT))
+        if accepted is None:
+            error = ConsentNotFound("there is no such sign-in, or it has ended")
+            await self._strays.note(_event(DEFAULT_TENANT).ending(error.code))
+            raise error
         if isinstance(accepted, _Refused):
             raise accepted.error
         try:

@@ -96,6 +96,22 @@ async def test_a_callback_without_a_known_state_changes_nothing(idp: Product, st
     assert await outcome(idp, pressed) == ("completed", "")
 
 
+async def test_answers_to_nothing_are_counted_and_do_not_fill_the_trail(idp: Product) -> None:
+    """covers: A24, A45."""
+
+    async def strays(number: int) -> None:
+        for _ in range(number):
+            with raising("consent_not_found"):
+                await idp.broker.receive_callback("any", [("state", "x" * 43), ("code", "c")], {})
+
+    await strays(100)
+    idp.clock.advance(60)
+    await strays(1)
+    events = [event for event in await idp.trail() if event.action == "callback"]
+    assert [event.outcome for event in events] == ["consent_not_found"] * 31
+    assert [event.detail.get("left_out", "") for event in events[-2:]] == ["", "70"]
+
+
 async def test_an_answer_counts_once(idp: Product) -> None:
     pressed, parameters = await pressed_and_consented(idp)
     await idp.come_back(pressed, parameters)

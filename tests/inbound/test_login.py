@@ -383,6 +383,15 @@ async def test_sign_ins_on_their_way_have_limits(remote: Remote, monkeypatch: py
     assert await begin(remote)
 
 
+async def test_answers_to_nothing_are_counted_and_do_not_fill_the_trail(remote: Remote) -> None:
+    """covers: A24, A45."""
+    for _ in range(100):
+        with raising("consent_not_found"):
+            await remote.logins.finish("issuer-1", [("state", "x" * 43), ("code", "c")], {})
+    assert [event.outcome for event in await sign_ins(remote)] == ["consent_not_found"] * 30
+    assert (await sign_in(remote)).session.user == user_of(ALICE)
+
+
 # The cookie
 
 
