@@ -26,7 +26,7 @@ _INSERT = insert(_EVENTS)
 _MAC_VERSION = b"\x01"
 _TEXT_LIMIT = 512
 _UNWRITTEN = "the audit trail cannot be written, so nothing was released"
-RELEASING = ("get_token", "call_api", "redeem_handle")
+RELEASING = ("get_token", "get_api_key", "call_api", "redeem_release")
 """The actions by which a grant is used."""
 CHAINED = (
     "id", "tenant_id", "writer_id", "sequence", "at", "correlation_id", "workload", "workload_id", "user_key", "user_display",
