@@ -23,7 +23,7 @@ async def test_an_agent_with_a_workload_key_is_who_its_key_says(server: Server, 
     assert (answer["tenant"], answer["workload"], answer["verified"]) == ("default", "alice", True)
     assert answer["authenticated_by"] == "workload_key"
     assert "user_subject" not in answer
-    event = server.home.trail()[-1]
+    event = [each for each in server.home.trail() if each["action"] == "whoami"][-1]
     assert (event["workload"], event["edge"], event["action"], event["verified"]) == ("alice", transport, "whoami", 1)
     assert event["detail"]["authenticated_by"] == "workload_key"
     assert event["detail"]["credential"]

@@ -8,8 +8,25 @@ from typing import Any
 import httpx2
 import pytest
 
+from mcp_identity import app
+from mcp_identity.domain.errors import TokenExpired
+from mcp_identity.tools.caller import Authenticator
+from tests.fakes.home import VaultHome
 from tests.fakes.mcp_client import STATELESS_VERSION
-from tests.http.kit import ACCEPT, LEGACY_VERSION, Server, ask, initialize, open_session, stateless, whoami
+from tests.http.kit import (
+    ACCEPT,
+    LEGACY_VERSION,
+    Knowing,
+    Server,
+    ask,
+    http_client,
+    initialize,
+    mcp_over,
+    open_session,
+    server_here,
+    stateless,
+    whoami,
+)
 
 CHALLENGE = re.compile(r'Bearer (error="(?P<error>\w+)", )?scope="(?P<scope>[^"]*)", resource_metadata="(?P<metadata>[^"]*)"')
 EVERY_SCOPE = "identity:read identity:token"
@@ -221,3 +238,33 @@ async def test_a_message_that_is_none_is_not_repeated(
     )
     assert "error" in answer.text.lower()
     assert "CANARY" not in answer.text
+
+
+async def test_a_session_id_that_is_made_up_is_not_kept(empty_home: VaultHome) -> None:
+    """covers: A45. Where a session id means nothing to us, it is no session of its caller's."""
+    async with server_here(empty_home, sessions_per_principal=1) as server, http_client() as http:
+        alice = server.bearer("alice")
+        for number in range(3):
+            made_up = {**alice, "mcp-session-id": f"made-up-{number}"}
+            assert (await ask(http, server, whoami(), made_up)).status_code == 200
+            async with mcp_over(server, "sse", "legacy", made_up) as client:
+                assert not (await client.call_tool("whoami", {})).is_error
+        await open_session(http, server, alice)
+
+
+async def test_tokens_that_have_ended_lock_nobody_out(empty_home: VaultHome) -> None:
+    """Whoever brings one had the real one: the users of an agent backend share its address, and their tokens end."""
+    knowing: list[Knowing] = []
+
+    def verify(prepared: app.Prepared) -> Authenticator:
+        knowing.append(Knowing(app.authenticator_of(prepared)))
+        return knowing[0]
+
+    async with server_here(empty_home, verify=verify, failed_authentications_per_minute=3) as server, http_client() as http:
+        knowing[0].principals |= {f"ended-{number}": TokenExpired("it has ended") for number in range(6)}
+        for number in range(6):
+            answer = await ask(http, server, whoami(), {"authorization": f"Bearer ended-{number}"})
+            assert answer.status_code == 401
+        assert (await ask(http, server, whoami(), server.bearer("alice"))).status_code == 200
+        repeated = [await ask(http, server, whoami(), {"authorization": "Bearer ended-0"}) for _ in range(4)]
+        assert [answer.status_code for answer in repeated] == [401, 401, 429, 429]

@@ -103,7 +103,7 @@ async def test_elsewhere_the_tool_itself_refuses(scoped: Server, transport: Tran
         assert refused.structured_content is not None
         assert refused.structured_content["code"] == "insufficient_scope"
         assert "identity:read identity:token" in refused.structured_content["message"]
-    event = scoped.home.trail()[-1]
+    event = [each for each in scoped.home.trail() if each["action"] == "get_api_key"][-1]
     assert (event["action"], event["outcome"], event["detail"]["credential"]) == ("get_api_key", "insufficient_scope", "read")
 
 
