@@ -27,7 +27,14 @@ from starlette.authentication import AuthCredentials
 from starlette.datastructures import Headers
 
 from mcp_identity.domain.credentials import Secret
-from mcp_identity.domain.errors import CallerError, IdentityError, RateLimited, StorageError, Unauthenticated
+from mcp_identity.domain.errors import (
+    CallerError,
+    IdentityError,
+    RateLimited,
+    StorageError,
+    TokenExpired,
+    Unauthenticated,
+)
 from mcp_identity.domain.identity import Principal
 from mcp_identity.tools import challenges
 from mcp_identity.tools.caller import Arrived, Authenticator, arriving
@@ -149,8 +156,9 @@ class Gate:
         except CallerError as error:
             limits.refused(error.code, self._edge, None, source)
             self._post.known.pop(digest, None)
-            for key in (("bearer", digest), ("source", source)):
-                limits.failures.take(key)
+            limits.failures.take(("bearer", digest))
+            if not isinstance(error, TokenExpired):  # who brings one that was good has guessed nothing
+                limits.failures.take(("source", source))
             return challenges.unauthenticated(self._metadata_url, SCOPES, error)
         except RateLimited as error:
             limits.refused(error.code, self._edge, None, source)
@@ -212,7 +220,8 @@ class Gate:
     ) -> None:
         """Serve a request of a caller who may come in."""
         limits, key = self._post.limits, caller_of(principal) if principal else _ANYBODY
-        session = headers.get(SESSION_HEADER, "")
+        # Elsewhere the SDK does not look at the header, so what stands in it is no session.
+        session = headers.get(SESSION_HEADER, "") if self._edge == "http" and not is_stateless(headers) else ""
         opens = self._edge == "http" and scope["method"] == "POST" and not session and not is_stateless(headers)
         streams = scope["method"] == "GET" or (is_stateless(headers) and headers.get("mcp-method") == "subscriptions/listen")
         with (limits.streams if streams else limits.answering).hold(key) as has_room:
