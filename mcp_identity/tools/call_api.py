@@ -89,8 +89,10 @@ def add(server: IdentityServer) -> None:
         asked = await rounds.resume(broker, call)
         if isinstance(asked, InputRequiredResult):
             return asked
-        if isinstance(asked, Asked) and asked.user_action:
-            return consent_answer(asked.required, CallResult, asked.user_action)
+        if isinstance(asked, Asked):
+            if asked.user_action:
+                return consent_answer(asked.required, CallResult, asked.user_action)
+            asked.require_completed()
         outcome = await broker.call_api(call, request)
         if isinstance(outcome, ApiAnswer):
             return api_answer(outcome)

@@ -23,7 +23,7 @@ from mcp.server.mcpserver import Context
 from mcp.types import ElicitRequest, ElicitRequestURLParams, ElicitResult, InputRequiredResult
 from mcp.types.version import is_version_at_least
 
-from mcp_identity.domain.consent import FINAL_STATES, session_id_of
+from mcp_identity.domain.consent import FINAL_STATES, ConsentState, session_id_of
 from mcp_identity.domain.credentials import Reason
 from mcp_identity.domain.errors import IdentityError, InvalidRequest
 
@@ -40,7 +40,7 @@ INPUT_VERSION: Final = "2026-07-28"
 ERROR_VERSION: Final = "2025-11-25"
 _QUESTION: Final = "consent"
 _WATCHES: Final = 200
-_LOOK_EVERY_SECONDS: Final = 0.5
+_LOOK_EVERY_SECONDS: Final = 1.0
 _ACTIONS: Final = {"decline": "declined", "cancel": "cancelled"}
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,18 @@ class Asked:
     required: ConsentRequired
     status: ConsentStatus
     user_action: str
+
+    def require_completed(self) -> None:
+        """Go on only with what the user agreed to; to ask again at once would not be to take no for an answer.
+
+        Raises:
+            IdentityError: As the consent ended.
+        """
+        from mcp_identity.broker.progress import ending
+
+        state = ConsentState(self.status.status)
+        if state is not ConsentState.COMPLETED:
+            raise ending(state, self.status.error_code)
 
 
 class Rounds:
@@ -95,12 +107,12 @@ class Rounds:
         return Asked(required, status, user_action) if user_action else InputRequiredResult(request_state=self._state)
 
     def ask(self, required: ConsentRequired, broker: Broker) -> InputRequiredResult | None:
-        """Have the client show the link; None where the structured answer has to do it.
+        """Have the client show the link, once in a call; None where the structured answer has to do it.
 
         Raises:
             UrlElicitationRequiredError: Where the protocol version says it by an error.
         """
-        if not (self.offered and required.elicited):
+        if not (self.offered and required.elicited) or self._state is not None:
             return None
         message = f"Open our page to connect {required.provider} for this agent."
         if self._by_input:

@@ -98,6 +98,10 @@ class FakeBroker:
             return self._ask(call, request, Reason.NO_GRANT)
         return TokenReleased(self.token, "Bearer", ("read",), (), SOON, request.provider, Flow.USER_FEDERATION)
 
+    async def call_api(self, call: Call, request: Any) -> ConsentRequired:
+        self.actions.append("call_api")
+        return self._ask(call, request, Reason.NO_GRANT)
+
     async def start_consent(self, call: Call, request: TokenRequest) -> ConsentRequired:
         self.actions.append("start_consent")
         self.requests.append(request)
@@ -144,7 +148,7 @@ class FakeBroker:
             raise ConsentNotFound("there is no such consent session")
         return session
 
-    def _ask(self, call: Call, request: TokenRequest, reason: Reason) -> ConsentRequired:
+    def _ask(self, call: Call, request: Any, reason: Reason) -> ConsentRequired:
         identifier = new_secret()[:43]
         session = Session(call.principal, elicited=self.keeps and request.elicits)
         self.sessions[SESSION_URI_PREFIX + identifier] = session

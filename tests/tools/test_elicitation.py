@@ -123,6 +123,21 @@ async def test_a_user_who_says_no_on_the_page_is_told_of_by_its_code() -> None:
     assert (started["status"], started["reason"]) == ("denied", "consent_denied")
 
 
+async def test_who_said_no_is_not_asked_again_by_the_same_call() -> None:
+    host = Host(FakeBroker(), state=ConsentState.DENIED)
+    async with client_of(host) as client:
+        assert (await call(client, "call_api", path="/"))["code"] == "consent_denied"
+    assert host.broker.actions == ["call_api", "get_consent"]
+
+
+async def test_one_call_asks_once_whatever_comes_of_it() -> None:
+    host = Host(FakeBroker())
+    async with client_of(host) as client:
+        answer = await call(client, "call_api", path="/")
+    assert (answer["status"], len(host.shown)) == ("consent_required", 1)
+    assert answer["authorization_url"] != host.shown[0].url
+
+
 async def test_start_consent_says_how_it_ended() -> None:
     host = Host(FakeBroker())
     async with client_of(host) as client:
