@@ -16,6 +16,7 @@ from mcp_identity.broker.answers import ConsentRequired, HandleIssued, ProviderS
 from mcp_identity.broker.audit import Call
 from mcp_identity.broker.broker import Broker
 from mcp_identity.domain.audit import AuditEvent
+from mcp_identity.domain.consent import ConsentView
 from mcp_identity.domain.credentials import Grant, GrantState, Secret
 from mcp_identity.domain.errors import IdentityError
 from mcp_identity.domain.identity import Principal, User, UserKind
@@ -154,6 +155,12 @@ class Product:
         session_id = consent.session_uri.rpartition(":")[2]
         begun = await self.broker.begin_consent(session_id, allow_other_account=other_account)
         return Pressed(session_id, begun.authorization_url, {session_id[:16]: begun.browser_secret.reveal()})
+
+    async def page(self, consent: ConsentRequired) -> ConsentView:
+        """What the page of a link shows."""
+        view = await self.broker.view_consent(consent.session_uri.rpartition(":")[2])
+        assert isinstance(view, ConsentView)
+        return view
 
     async def come_back(self, pressed: Pressed, parameters: list[tuple[str, str]], *, provider: str = "idp") -> str:
         found = await self.broker.directory.get("default", provider)

@@ -64,7 +64,7 @@ async def test_a_fresh_consent_takes_no_session(idp: Product) -> None:
 
 async def test_the_page_says_who_asks_for_what(idp: Product) -> None:
     consent = await idp.link("write", "read")
-    view = await idp.broker.view_consent(consent.session_uri.rpartition(":")[2])
+    view = await idp.page(consent)
     assert (view.workload, view.workload_verified, view.provider) == ("agent", False, "idp")
     assert (view.provider_host, view.scopes) == ("idp.example.com", ("read", "write"))
     assert not view.account_known

@@ -140,7 +140,7 @@ async def test_the_account_is_the_id_tokens_subject(openid: Product) -> None:
     await openid.connected()
     (listed,) = (await openid.broker.list_grants(openid.call())).grants
     assert listed.account_id == "alice"
-    view = await openid.broker.view_consent((await openid.start()).session_uri.rpartition(":")[2])
+    view = await openid.page(await openid.start())
     assert view.account_known
 
 

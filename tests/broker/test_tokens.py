@@ -106,7 +106,7 @@ async def test_what_is_missing_is_asked_for_together_with_what_is_granted(idp: P
     old = await idp.connected("a")
     consent = await idp.link("b")
     assert (consent.reason, consent.missing_scopes) == (Reason.MISSING_SCOPES, ("b",))
-    view = await idp.broker.view_consent(consent.session_uri.rpartition(":")[2])
+    view = await idp.page(consent)
     assert view.scopes == ("a", "b")
     assert (await idp.token("a")).access_token == old.access_token
     await idp.consent(consent)

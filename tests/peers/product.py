@@ -12,7 +12,7 @@ from typing import Any
 import anyio.to_thread
 
 from mcp_identity import app
-from mcp_identity.broker.answers import ConsentRequired, ProviderSpec, TokenReleased, TokenRequest
+from mcp_identity.broker.answers import ConsentRequired, HandleIssued, ProviderSpec, TokenReleased, TokenRequest
 from mcp_identity.broker.broker import Broker
 from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.identity import Principal
@@ -94,7 +94,7 @@ class Product:
         await self.broker.directory.update(self.broker.call(self.principal, "update_provider"), name, spec)
         return client
 
-    async def get(self, *scopes: str, provider: str = "peer", **request: Any) -> TokenReleased | ConsentRequired:
+    async def get(self, *scopes: str, provider: str = "peer", **request: Any) -> TokenReleased | HandleIssued | ConsentRequired:
         call = self.broker.call(self.principal, "get_token")
         return await self.broker.get_token(call, TokenRequest(provider, scopes, **request))
 

@@ -63,7 +63,7 @@ async def work(home: Path, tokens: int, transport: Transport | None) -> None:
                 errors.append(error.code)
                 continue
             if not isinstance(released, TokenReleased):
-                errors.append(released.reason)
+                errors.append(type(released).__name__)
                 break
             fingerprint = hashlib.sha256(released.access_token.reveal().encode()).hexdigest()[:16]
             refreshed += released.refreshed
