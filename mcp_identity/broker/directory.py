@@ -18,7 +18,7 @@ from mcp_identity.broker.grants import unknown_provider
 from mcp_identity.broker.plan import definition_of, dialect_of
 from mcp_identity.broker.services import Services
 from mcp_identity.broker.sessions import redirect_uri
-from mcp_identity.broker.vendor import find_client, revoke_at_vendor
+from mcp_identity.broker.vendor import find_client, revoke_grants_at_vendor
 from mcp_identity.domain.clock import random_token
 from mcp_identity.domain.credentials import Flow, Grant, GrantState, Secret
 from mcp_identity.domain.errors import AccessDenied, Conflict, InvalidRequest, NotFound
@@ -186,12 +186,7 @@ class Directory:
 
         async def work() -> tuple[Revoked, ...]:
             client, grants = await self._services.vault.run(unit, event)
-            revoked: list[Revoked] = []
-            for grant in grants:
-                dialect, transport = dialect_of(provider), self._services.transport
-                outcome = await revoke_at_vendor(transport, provider, dialect, client, grant.tokens)
-                revoked.append(Revoked(name, grant.key.flow, outcome))
-            return tuple(revoked)
+            return await revoke_grants_at_vendor(self._services.transport, provider, dialect_of(provider), client, grants)
 
         return await self._services.tasks.run(work)
 
