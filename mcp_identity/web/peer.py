@@ -16,12 +16,32 @@ _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _UID_MAP = Path("/proc/self/uid_map")
 _OVERFLOW_UID = 65534
 """What the kernel shows for every user that this user namespace does not know; elsewhere the uid of `nobody`."""
+_CLOSED = "0"
+"""The inode in the row of a connection whose owner has closed it."""
+_LISTENING = "0A"
+_READINGS = 3
+"""The kernel may leave out a row while others come and go, so that one that is missing is looked for again."""
 
 
 def is_same_user(client_host: str, client_port: int, server_host: str, server_port: int) -> bool:
-    """Whether the peer's program is this user's, as far as can be known."""
-    uids = uids_of_peer(client_host, client_port, server_host, server_port)
-    return not uids or uids <= {os.getuid()}
+    """Whether the peer's program is this user's, as far as can be known.
+
+    One that has closed its socket is nobody's any more: it reads no answer, but what it asks for would be done.
+    """
+    if not sys.platform.startswith("linux"):
+        return True
+    try:
+        ends = _written(client_host, client_port), _written(server_host, server_port)
+    except ValueError:
+        return True
+    for _ in range(_READINGS):
+        tables = "".join(map(_read, _TABLES))
+        rows = _rows(tables, *ends)
+        if rows:
+            return all(inode != _CLOSED for _, inode in rows) and _known(owners(tables, *ends)) <= {os.getuid()}
+        if not _shows_listener(tables, server_port):
+            return True
+    return False
 
 
 def uids_of_peer(client_host: str, client_port: int, server_host: str, server_port: int) -> frozenset[int]:
@@ -35,8 +55,7 @@ def uids_of_peer(client_host: str, client_port: int, server_host: str, server_po
 
     Returns:
         Their uids; none where they cannot be found: not on Linux, a client on another machine or in another network
-        namespace, one of a user that this user namespace does not know, or one that has closed its socket already (and
-        thus will not read the answer).
+        namespace, one of a user that this user namespace does not know, or one that has closed its socket already.
     """
     if not sys.platform.startswith("linux"):
         return frozenset()
@@ -44,15 +63,28 @@ def uids_of_peer(client_host: str, client_port: int, server_host: str, server_po
         ends = _written(client_host, client_port), _written(server_host, server_port)
     except ValueError:
         return frozenset()
-    found = owners("".join(map(_read, _TABLES)), *ends)
-    return found if knows_user(_read(_UID_MAP), _OVERFLOW_UID) else found - {_OVERFLOW_UID}
+    return _known(owners("".join(map(_read, _TABLES)), *ends))
 
 
 def owners(tables: str, local: frozenset[str], remote: frozenset[str]) -> frozenset[int]:
     """The uids in the rows between two ends, of which each may be written in several ways."""
+    return frozenset(int(uid) for uid, inode in _rows(tables, local, remote) if inode != _CLOSED)
+
+
+def _rows(tables: str, local: frozenset[str], remote: frozenset[str]) -> list[tuple[str, str]]:
+    """Uid and inode of the rows between two ends."""
     ends = f"(?:{'|'.join(local)}) (?:{'|'.join(remote)})"
-    rows = re.findall(rf": {ends}(?: +\S+){{4}} +(\d+) +\d+ +(\d+)", tables)
-    return frozenset(int(uid) for uid, inode in rows if inode != "0")  # 0: its owner has closed it
+    return re.findall(rf": {ends}(?: +\S+){{4}} +(\d+) +\d+ +(\d+)", tables)
+
+
+def _shows_listener(tables: str, port: int) -> bool:
+    """Whether the tables show that somebody listens on a port: then they show the connections to it, too."""
+    return re.search(rf": [0-9A-F]+:{port:04X} [0-9A-F]+:0000 {_LISTENING} ", tables) is not None
+
+
+def _known(uids: frozenset[int]) -> frozenset[int]:
+    """Without the uid that stands for those that this user namespace does not know."""
+    return uids if knows_user(_read(_UID_MAP), _OVERFLOW_UID) else uids - {_OVERFLOW_UID}
 
 
 def knows_user(uid_map: str, uid: int) -> bool:

@@ -2,17 +2,23 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
+import httpx2
 import pytest
+from starlette.responses import PlainTextResponse
 
 from mcp_identity.web.peer import is_same_user, knows_user, owners, uids_of_peer
+from mcp_identity.web.serving import serving
 
 if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
     from tests.web.conftest import SocketOfUser
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells whose socket it is")
@@ -133,3 +139,33 @@ def test_a_client_that_has_closed_its_socket_has_no_owner() -> None:
         with accepted(listener) as ends:
             client.close()
             assert not uids_of_peer(*ends)
+            assert not is_same_user(*ends)
+
+
+def test_a_client_whose_connection_is_gone_is_not_ours() -> None:
+    """It was reset, so that no row tells of it; its request may still be read."""
+    with listening(socket.AF_INET, "127.0.0.1") as (listener, port):
+        client = socket.create_connection(("127.0.0.1", port))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with accepted(listener) as ends:
+            client.close()
+            assert not is_same_user(*ends)
+
+
+async def test_another_user_who_does_not_wait_for_the_answer_is_not_served(socket_of_user: SocketOfUser) -> None:
+    """covers: A07. What it asked for would be done all the same."""
+    served: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        served.append(scope["path"])
+        await PlainTextResponse("")(scope, receive, send)
+
+    with listening(socket.AF_INET, "127.0.0.1") as (listener, port):
+        for _ in range(20):  # all wait to be accepted
+            client = socket_of_user(SOMEBODY)
+            client.connect(("127.0.0.1", port))
+            client.sendall(b"GET /foreign HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.close()
+        async with serving(app, [listener], check_peer=is_same_user), httpx2.AsyncClient(trust_env=False) as http:
+            assert (await http.get(f"http://127.0.0.1:{port}/own")).status_code == 200
+    assert served == ["/own"]
