@@ -116,3 +116,14 @@ def said(client: socket.socket) -> bytes:
         return client.recv(13)
     except ConnectionResetError:
         return b""
+
+
+def test_small_answers_leave_at_once() -> None:
+    """The event loop switches Nagle's algorithm off for sockets that say that they are TCP, and only for those."""
+    sockets = claim(0)
+    assert sockets is not None
+    try:
+        assert {each.proto for each in sockets} == {socket.IPPROTO_TCP}
+    finally:
+        for each in sockets:
+            each.close()
