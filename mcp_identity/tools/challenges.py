@@ -47,6 +47,11 @@ def malformed(message: str) -> Response:
     return _answer(400, "invalid_request", message, {})
 
 
+def foreign_page() -> Response:
+    """403."""
+    return _answer(403, "access_denied", "this is for programs, and for pages whose origin is listed", {})
+
+
 def too_many(seconds: float) -> Response:
     """429, with when to come again."""
     return _answer(429, RateLimited.code, "too many requests", _retry_after(seconds))

@@ -112,6 +112,9 @@ class Gate:
             await challenges.say(challenges.ending(), send)
             return
         if self._post.authenticator is None:
+            if _is_of_a_foreign_page(headers):
+                await challenges.say(challenges.foreign_page(), send)
+                return
             await self._serve(scope, receive, send, headers, None, anyio.sleep_forever)
             return
         came = self._read_bearer(headers)
@@ -286,6 +289,11 @@ def is_stateless(headers: Headers) -> bool:
     """Whether a request is of a protocol version without sessions, as the SDK tells them apart."""
     version = headers.get("mcp-protocol-version")
     return version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS
+
+
+def _is_of_a_foreign_page(headers: Headers) -> bool:
+    """Whether a browser says that somebody else's page makes it ask, without an Origin: that page is on no list of ours."""
+    return "origin" not in headers and headers.get("sec-fetch-site") in ("cross-site", "same-site")
 
 
 def _source(scope: Scope) -> str:

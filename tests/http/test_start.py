@@ -175,3 +175,15 @@ def test_a_key_with_a_password_or_of_another_certificate_is_refused(tmp_path: Pa
     (tmp_path / "key.pem").write_text("no key")
     with pytest.raises(ConfigurationError, match="TLS_CERT"):
         tls_context(Settings(tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem"))
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_insecure_loopback_opens_no_stream_for_somebody_elses_page(empty_home: VaultHome, site: str) -> None:
+    """An image of a page brings no Origin. covers: A07."""
+    async with server_here(empty_home, local_options(insecure_loopback=True), agents=()) as server, http_client() as http:
+        for path in ("/sse", "/mcp"):
+            answer = await http.get(f"{server.url}{path}", headers={"sec-fetch-site": site, "sec-fetch-mode": "no-cors"})
+            assert answer.status_code == 403
+        body, headers = whoami()
+        own = {**headers, "sec-fetch-site": "same-origin"}
+        assert (await http.post(f"{server.url}/mcp", json=body, headers=own)).status_code == 200
