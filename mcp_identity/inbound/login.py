@@ -128,7 +128,9 @@ class Logins:
             issuer = _issuer(records, target.tenant, target.issuer_id)
             records.sweep_logins()
             open_at_all, for_this = records.count_logins(purpose, consent_id)
-            if open_at_all >= MAXIMUM_OPEN or (consent_id and for_this >= MAXIMUM_PER_CONSENT):
+            if purpose is LoginPurpose.PORTAL:  # for anybody to begin, so whoever begins many must not keep others out
+                records.drop_oldest_logins(purpose, max(0, open_at_all - MAXIMUM_OPEN + 1))
+            elif open_at_all >= MAXIMUM_OPEN or (consent_id and for_this >= MAXIMUM_PER_CONSENT):
                 raise RateLimited("too many sign-ins are on their way", retry_after_seconds=60)
             browser_hash, ends = sha256(browser.encode()).digest(), records.now + LOGIN_LIFETIME
             redirect_uri = f"{target.base_url or self._base_url}/login/callback/{issuer.id}"

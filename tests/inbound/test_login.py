@@ -373,14 +373,26 @@ async def test_sign_ins_on_their_way_have_limits(remote: Remote, monkeypatch: py
         await begin(remote)
     assert await remote.logins.start(TARGET, LoginPurpose.CONSENT, "D" * 43)
     monkeypatch.setattr(login, "MAXIMUM_OPEN", 2)
-    for _ in range(2):
-        await remote.logins.start(TARGET, LoginPurpose.PORTAL)
     with raising("rate_limited"):
-        await remote.logins.start(TARGET, LoginPurpose.PORTAL)
+        await remote.logins.start(TARGET, LoginPurpose.CONSENT, "E" * 43)
     remote.product.clock.advance(600)
     await remote.product.broker.sweep()
     assert await rows(remote) == 0
     assert await begin(remote)
+
+
+async def test_who_begins_many_sign_ins_at_the_portal_locks_nobody_out(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may press that button; the newest sign-ins stand. covers: A45."""
+    monkeypatch.setattr(login, "MAXIMUM_OPEN", 3)
+    begun: list[LoginBegun] = []
+    for _ in range(5):
+        remote.product.clock.advance(1)
+        begun.append(await remote.logins.start(TARGET, LoginPurpose.PORTAL))
+    assert await rows(remote) == 3
+    for late in begun[2:]:
+        assert (await finish(remote, late, answer(remote, late))).session.user == user_of(ALICE)
+    with raising("consent_not_found"):
+        await finish(remote, begun[1], answer(remote, begun[1]))
 
 
 async def test_answers_to_nothing_are_counted_and_do_not_fill_the_trail(remote: Remote) -> None:

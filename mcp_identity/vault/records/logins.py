@@ -124,6 +124,11 @@ class LoginRecords(IssuerRecords, UserRecords):
             self.connection.execute(count.where(live & (_LOGINS.c.consent_id == consent_id))).scalar_one(),
         )
 
+    def drop_oldest_logins(self, purpose: LoginPurpose, count: int) -> None:
+        """Forget the sign-ins of a kind that were begun first, so many of them."""
+        oldest = select(_LOGINS.c.id).where(_LOGINS.c.purpose == purpose.value).order_by(_LOGINS.c.created_at).limit(count)
+        self.connection.execute(delete(_LOGINS).where(_LOGINS.c.id.in_(oldest.scalar_subquery())))
+
     def is_session_good(self, session: BrowserSession) -> bool:
         """Whether a browser session still proves its user: in time, its issuer still vouches, and nobody has ended it since.
 
