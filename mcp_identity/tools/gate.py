@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import anyio
@@ -55,6 +56,7 @@ SESSION_HEADER = "mcp-session-id"
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
 _SCHEME = re.compile(r"bearer( .*)?", re.IGNORECASE)
 _ANYBODY = ("", "", "")
+_SUBSCRIBER_BITS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,9 +299,18 @@ def _is_of_a_foreign_page(headers: Headers) -> bool:
 
 
 def _source(scope: Scope) -> str:
-    """Where a request came from, as the door has found it."""
+    """Where a request came from, as the door has found it: an address; of IPv6 the network, which is one subscriber's."""
     client = scope.get("client")
-    return str(client[0]) if client else ""
+    if not client:
+        return ""
+    host = str(client[0])
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, IPv4Address) or address.is_loopback:
+        return str(address)
+    return str(address.ipv4_mapped or ip_network((address, _SUBSCRIBER_BITS), strict=False))
 
 
 def request_inside(scope: Scope, principal: Principal | None) -> Scope:

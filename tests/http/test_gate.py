@@ -268,3 +268,21 @@ async def test_tokens_that_have_ended_lock_nobody_out(empty_home: VaultHome) -> 
         assert (await ask(http, server, whoami(), server.bearer("alice"))).status_code == 200
         repeated = [await ask(http, server, whoami(), {"authorization": "Bearer ended-0"}) for _ in range(4)]
         assert [answer.status_code for answer in repeated] == [401, 401, 429, 429]
+
+
+async def test_who_has_a_network_has_no_more_guesses_than_who_has_an_address(empty_home: VaultHome) -> None:
+    """covers: A45."""
+    proxy = ("127.0.0.1",)
+    async with (
+        server_here(empty_home, trusted_proxies=proxy, failed_authentications_per_minute=3) as server,
+        http_client() as http,
+    ):
+
+        async def guess(source: str, number: int) -> int:
+            bearer = {"authorization": f"Bearer mid_wk_{number:043d}", "x-forwarded-for": source}
+            return (await ask(http, server, whoami(), bearer)).status_code
+
+        found = [await guess(f"2001:db8:0:1:{number:x}::1", number) for number in range(5)]
+        assert found == [401, 401, 401, 429, 429]
+        assert await guess("2001:db8:0:2::1", 6) == 401
+        assert [await guess(f"::ffff:192.0.2.{number}", number) for number in range(7, 12)] == [401] * 5
