@@ -93,7 +93,7 @@ class Grants:
             provider = records.find_provider(call.principal.tenant, name)
             if provider is None:
                 raise unknown_provider()
-            mine = _mine(records, call)
+            mine = _revocable(records, call)
             grants = tuple(
                 grant
                 for grant in mine.grants
@@ -133,6 +133,14 @@ def _mine(records: Records, call: Call) -> GrantList:
     principal = call.principal
     users = (principal.user_key, "") if principal.user else ("",)
     return records.list_grants(principal.tenant, principal.workload.id, users)
+
+
+def _revocable(records: Records, call: Call) -> GrantList:
+    """Those that the principal may end: of a server with many users, none of them ends what the agent itself was given."""
+    principal = call.principal
+    if principal.verified and principal.user:
+        return records.list_grants(principal.tenant, principal.workload.id, (principal.user_key,))
+    return _mine(records, call)
 
 
 def _may_see(call: Call, provider: CredentialProvider) -> bool:

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 import pytest
 
 from mcp_identity.broker.answers import Revoked
 from mcp_identity.domain.credentials import Flow, GrantState, Reason
+from mcp_identity.domain.identity import Proof, User, UserKind
 from tests.broker.kit import Product, raising
 from tests.broker.test_exchange import until
 from tests.fakes.authorization_server import respond_json
@@ -161,6 +164,21 @@ async def test_with_a_flow_only_its_grants_end(product: Product) -> None:
     assert not (await product.token(flow="USER_FEDERATION")).refreshed
     with raising("not_found"):
         await revoke(product, "M2M")
+
+
+@pytest.mark.parametrize("proof", [Proof.JWT, Proof.WORKLOAD_TOKEN])
+async def test_a_user_of_a_server_with_many_ends_no_grant_of_the_agent_itself(product: Product, proof: Proof) -> None:
+    """It serves all the agent's users; the agent alone ends it."""
+    await product.add(flows="both")
+    await product.token(flow="M2M")
+    alice = User("https://idp.example", "alice", UserKind.OIDC)
+    remote = replace(product.principal, user=alice, authenticated_by=proof, edge="http", verified=True)
+    for flow in ("", "M2M"):
+        with raising("not_found"):
+            await revoke(replace(product, principal=remote), flow)
+    assert (await product.grant()).state is GrantState.ACTIVE
+    alone = replace(remote, user=None, authenticated_by=Proof.WORKLOAD_KEY)
+    assert [revoked.flow for revoked in await revoke(replace(product, principal=alone))] == [Flow.M2M]
 
 
 async def test_an_open_link_ends_with_the_grant(idp: Product) -> None:
