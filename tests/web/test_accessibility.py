@@ -115,8 +115,7 @@ async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tu
         yield window, f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
 
 
-@pytest.mark.parametrize("width", [320, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 1280)])
 @pytest.mark.parametrize("name", PAGES)
 async def test_a_page_breaks_no_rule_and_fits_its_screen(
     browser: tuple[Browser, str], name: str, scheme: str, width: int
