@@ -199,14 +199,22 @@ class Broker:
         return await audited(self._services.vault, call, lambda: self._handles.redeem(call, handle))
 
     async def issue_workload_access_token(
-        self, call: Call, user: User | None, user_expires_at: datetime | None
+        self,
+        call: Call,
+        user: User | None,
+        user_expires_at: datetime | None,
+        user_tool_scopes: frozenset[str] | None = None,
     ) -> WorkloadTokenIssued:
         """Issue a short-lived bearer for this workload, alone or for a user.
 
         Raises:
             AccessDenied: If this caller gets none, or may not assert users.
         """
-        return await audited(self._services.vault, call, lambda: self._workload_access.issue(call, user, user_expires_at))
+        return await audited(
+            self._services.vault,
+            call,
+            lambda: self._workload_access.issue(call, user, user_expires_at, user_tool_scopes),
+        )
 
     async def issue_identity_token(self, call: Call, audience: str, lifetime_seconds: int) -> IdentityTokenIssued:
         """Issue a signed JWT by which others recognise this workload.

@@ -30,13 +30,20 @@ class WorkloadAccess:
         """Keep what it works with."""
         self._services = services
 
-    async def issue(self, call: Call, user: User | None, user_expires_at: datetime | None) -> WorkloadTokenIssued:
+    async def issue(
+        self,
+        call: Call,
+        user: User | None,
+        user_expires_at: datetime | None,
+        user_tool_scopes: frozenset[str] | None = None,
+    ) -> WorkloadTokenIssued:
         """Issue a workload access token.
 
         Args:
             call: Of the workload itself.
             user: For whom: of their own verified token, or asserted by id; None for the workload alone.
             user_expires_at: When the user's own token ends; None for an asserted user, or none.
+            user_tool_scopes: Which tools the user's own token may use, so that this one may use no others; None for all.
 
         Raises:
             AccessDenied: If this caller gets none, or may not assert users.
@@ -51,7 +58,11 @@ class WorkloadAccess:
         if expires_at <= now:
             raise TokenExpired("the token that this one would be made from has ended")
         token, token_id = self._services.mint.seal(
-            principal.workload, user, issued_at=now, expires_at=expires_at, tool_scopes=principal.tool_scopes
+            principal.workload,
+            user,
+            issued_at=now,
+            expires_at=expires_at,
+            tool_scopes=_both(principal.tool_scopes, user_tool_scopes),
         )
         event = call.event().ending("ok", jti=token_id, user_kind=user.kind.value if user else "none")
         if user is not None:
@@ -67,6 +78,13 @@ class WorkloadAccess:
 
         await self._services.vault.run(unit, event)
         return WorkloadTokenIssued(token, expires_at)
+
+
+def _both(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:
+    """What two tokens may use both; None is everything."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one & other
 
 
 def _require_own_credential(principal: Principal) -> None:

@@ -48,11 +48,13 @@ class VerifiedUser:
         user: Who.
         expires_at: When the token ends.
         issuer_id: The row of the issuer that says so.
+        tool_scopes: Which tools that token may use; None where its issuer is asked for none.
     """
 
     user: User
     expires_at: datetime
     issuer_id: str
+    tool_scopes: frozenset[str] | None = None
 
 
 class Authenticator:
@@ -177,7 +179,6 @@ def _principal_of_token(records: Records, token: WorkloadToken, edge: str) -> Pr
 
 
 def _principal_of_jwt(records: Records, verified: VerifiedToken, edge: str, hint: str) -> Principal | None:
-    issuer = verified.issuer
     workload = _workload_of(records, verified, hint)
     if workload is None or workload.disabled or not _user_counts(records, verified):
         return None
@@ -187,7 +188,7 @@ def _principal_of_jwt(records: Records, verified: VerifiedToken, edge: str, hint
         authenticated_by=Proof.JWT,
         verified=True,
         edge=edge,
-        tool_scopes=verified.scopes if issuer.require_tool_scopes else None,
+        tool_scopes=_tool_scopes(verified),
         credential_id=verified.token_id,
         expires_at=verified.expires_at,
     )
@@ -200,7 +201,7 @@ def _user_for(records: Records, verified: VerifiedToken, principal: Principal) -
     user = verified.user
     if user is None or not _accepts(workload, verified) or not _user_counts(records, verified):
         return None
-    return VerifiedUser(user, verified.expires_at, verified.issuer.id)
+    return VerifiedUser(user, verified.expires_at, verified.issuer.id, _tool_scopes(verified))
 
 
 def _workload_of(records: Records, verified: VerifiedToken, hint: str) -> WorkloadIdentity | None:
@@ -217,6 +218,10 @@ def _accepts(workload: WorkloadIdentity, verified: VerifiedToken) -> bool:
     return workload.authorizer.accepts(
         verified.issuer.id, verified.audiences, verified.client, verified.scopes, verified.claims
     )
+
+
+def _tool_scopes(verified: VerifiedToken) -> frozenset[str] | None:
+    return verified.scopes if verified.issuer.require_tool_scopes else None
 
 
 def _user_counts(records: Records, verified: VerifiedToken) -> bool:

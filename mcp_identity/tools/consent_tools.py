@@ -89,5 +89,4 @@ def add_completion(server: IdentityServer) -> None:
         named = await named_user(server.verifier, call.principal, user_token, user_id)
         if named is None:
             raise InvalidRequest("say who is signed in: pass user_token, or user_id where this agent may name users by id")
-        user, _ = named
-        return results.consent_status_answer(await broker.complete_consent(call, session_uri, user))
+        return results.consent_status_answer(await broker.complete_consent(call, session_uri, named.user))

@@ -6,6 +6,7 @@ nobody here. An id is the word of an agent that an operator trusted with it, and
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,6 +33,11 @@ class VerifiedUser(Protocol):
         """When the token ends."""
         ...
 
+    @property
+    def tool_scopes(self) -> frozenset[str] | None:
+        """Which tools the token may use; None where its issuer is asked for none."""
+        ...
+
 
 class UserVerifier(Protocol):
     """Verifies users' tokens."""
@@ -46,10 +52,23 @@ class UserVerifier(Protocol):
         ...
 
 
-async def named_user(
-    verifier: UserVerifier | None, principal: Principal, user_token: str, user_id: str
-) -> tuple[User, datetime | None] | None:
-    """The user that a call names, and when what proved it ends; None where it names nobody.
+@dataclass(frozen=True, slots=True)
+class NamedUser:
+    """A user whom a call names.
+
+    Attributes:
+        user: Who.
+        expires_at: When what proved it ends; None for an id.
+        tool_scopes: Which tools what proved it may use; None where none are asked.
+    """
+
+    user: User
+    expires_at: datetime | None = None
+    tool_scopes: frozenset[str] | None = None
+
+
+async def named_user(verifier: UserVerifier | None, principal: Principal, user_token: str, user_id: str) -> NamedUser | None:
+    """The user that a call names; None where it names nobody.
 
     Raises:
         InvalidRequest: If it names two, an id that is none, or brings a token where none can be verified.
@@ -62,11 +81,11 @@ async def named_user(
         if verifier is None:
             raise InvalidRequest("no issuer of user tokens is configured here, so user_token cannot be verified")
         verified = await verifier.verify_user_token(principal, Secret(user_token))
-        return verified.user, verified.expires_at
+        return NamedUser(verified.user, verified.expires_at, verified.tool_scopes)
     if not user_id:
         return None
     if not principal.workload.may_assert_users:
         raise AccessDenied("this agent may not name users by id; pass the user's own token, or ask the operator")
     if len(user_id) > USER_ID_LIMIT or not user_id.isprintable() or " " in user_id:
         raise InvalidRequest(f"user_id is 1 to {USER_ID_LIMIT} printable characters without spaces")
-    return User(ASSERTED_ISSUER + principal.tenant, user_id, UserKind.ASSERTED, user_id), None
+    return NamedUser(User(ASSERTED_ISSUER + principal.tenant, user_id, UserKind.ASSERTED, user_id))

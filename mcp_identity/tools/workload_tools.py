@@ -29,8 +29,10 @@ def add_workload_tokens(server: IdentityServer) -> None:
     ) -> Annotated[CallToolResult, results.WorkloadTokenResult]:
         broker, call = await server.begin("get_workload_access_token")
         named = await named_user(server.verifier, call.principal, user_token, user_id)
-        user, user_expires_at = named or (None, None)
-        issued = await broker.issue_workload_access_token(call, user, user_expires_at)
+        if named is None:
+            issued = await broker.issue_workload_access_token(call, None, None)
+        else:
+            issued = await broker.issue_workload_access_token(call, named.user, named.expires_at, named.tool_scopes)
         return results.workload_token_answer(issued.token, issued.expires_at)
 
 

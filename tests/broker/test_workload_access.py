@@ -61,6 +61,27 @@ async def test_one_for_a_user_lives_no_longer_than_the_users_own_token(
     assert (event.user_key, event.user_display, event.detail["user_kind"]) == (ALICE.key, "Alice", "oidc")
 
 
+@pytest.mark.parametrize(
+    ("of_caller", "of_user", "both"),
+    [
+        (None, None, None),
+        (None, {"identity:read"}, {"identity:read"}),
+        ({"identity:read"}, None, {"identity:read"}),
+        ({"identity:read", "identity:token"}, {"identity:token", "email"}, {"identity:token"}),
+        ({"identity:token"}, {"identity:read"}, set[str]()),
+    ],
+)
+async def test_one_for_a_user_may_use_no_tools_that_the_users_own_token_may_not(
+    operator: Operator, of_caller: set[str] | None, of_user: set[str] | None, both: set[str] | None
+) -> None:
+    """covers: A02b. Else whoever holds a narrow token of a user would make a wide one of it."""
+    caller = operator.caller(await operator.create(), tool_scopes=None if of_caller is None else frozenset(of_caller))
+    scopes = None if of_user is None else frozenset(of_user)
+    call = operator.broker.call(caller, ACTION)
+    issued = await operator.broker.issue_workload_access_token(call, ALICE, operator.in_minutes(5), scopes)
+    assert opener(operator).open(issued.token.reveal()).tool_scopes == both
+
+
 async def test_one_for_a_token_that_has_ended_is_not_made(operator: Operator) -> None:
     workload = await operator.create()
     with raising("token_expired"):

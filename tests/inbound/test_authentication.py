@@ -301,6 +301,15 @@ async def test_a_users_own_token_names_the_user_to_the_agent_that_it_speaks_for(
     found = await inbound.authenticator.verify_user_token(caller, Secret(idp.access_token(BOB, lifetime_seconds=60)))
     assert (found.user.subject, found.issuer_id) == ("bob", issuer.id)
     assert found.expires_at == inbound.clock.now() + timedelta(minutes=1)
+    assert found.tool_scopes is None
+
+
+async def test_a_second_bearer_brings_its_tool_scopes_where_they_are_asked(inbound: Inbound, clock: FakeClock) -> None:
+    idp = FakeIdentityProvider(now=clock.now)
+    issuer = await inbound.add_issuer(idp, require_tool_scopes=True)
+    caller = Principal(await inbound.add_workload(issuer=issuer), None, Proof.WORKLOAD_KEY, verified=True)
+    token = Secret(idp.access_token(claims={"scope": "identity:read email"}))
+    assert (await inbound.authenticator.verify_user_token(caller, token)).tool_scopes == {"identity:read", "email"}
 
 
 async def test_a_second_bearer_that_is_not_for_the_calling_agent_names_nobody(inbound: Inbound, clock: FakeClock) -> None:

@@ -62,7 +62,7 @@ class FakeBroker:
         actions: The verbs that were called, in order.
         refused: Codes that were written down.
         completed_for: Users for whom a consent was completed.
-        issued_for: Users for whom a workload access token was issued, with the end of their proof.
+        issued_for: Users for whom a workload access token was issued, with the end and the tool scopes of their proof.
         identity_tokens: What was asked for in identity tokens.
     """
 
@@ -73,7 +73,9 @@ class FakeBroker:
     actions: list[str] = field(default_factory=list[str])
     refused: list[str] = field(default_factory=list[str])
     completed_for: list[User] = field(default_factory=list[User])
-    issued_for: list[tuple[User | None, datetime | None]] = field(default_factory=list[tuple[User | None, datetime | None]])
+    issued_for: list[tuple[User | None, datetime | None, frozenset[str] | None]] = field(
+        default_factory=list[tuple[User | None, datetime | None, frozenset[str] | None]]
+    )
     identity_tokens: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     token: Secret = field(default_factory=lambda: Secret(new_secret()))
     sessions: dict[str, Session] = field(default_factory=dict[str, Session])
@@ -126,9 +128,11 @@ class FakeBroker:
         self.completed_for.append(user)
         return ConsentStatus("completed", "", SOON, session_uri)
 
-    async def issue_workload_access_token(self, call: Call, user: User | None, ends: datetime | None) -> Any:
+    async def issue_workload_access_token(
+        self, call: Call, user: User | None, ends: datetime | None, scopes: frozenset[str] | None = None
+    ) -> Any:
         self.actions.append(call.action)
-        self.issued_for.append((user, ends))
+        self.issued_for.append((user, ends, scopes))
         return SimpleNamespace(token=self.token, expires_at=SOON)
 
     async def issue_identity_token(self, call: Call, audience: str, lifetime_seconds: int) -> Any:
@@ -163,6 +167,7 @@ class FakeVerifier:
 
     users: dict[str, tuple[str, User]] = field(default_factory=dict[str, tuple[str, User]])
     ends: datetime = SOON + timedelta(minutes=5)
+    scopes: frozenset[str] | None = None
 
     async def authenticate(self, bearer: Secret, *, edge: str, workload_hint: str = "") -> Principal:
         raise NotImplementedError
@@ -171,7 +176,7 @@ class FakeVerifier:
         workload, user = self.users.get(token.reveal(), ("", None))
         if user is None or workload != principal.workload.name:
             raise Unauthenticated("the token proves nothing")
-        return SimpleNamespace(user=user, expires_at=self.ends, issuer_id="issuer")
+        return SimpleNamespace(user=user, expires_at=self.ends, issuer_id="issuer", tool_scopes=self.scopes)
 
 
 @dataclass(slots=True)

@@ -46,7 +46,7 @@ async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
 
 def named(caller: FakeCaller) -> list[Any]:
     """The users for whom the broker did something."""
-    return [*caller.broker.completed_for, *(user for user, _ in caller.broker.issued_for)]
+    return [*caller.broker.completed_for, *(user for user, _, _ in caller.broker.issued_for)]
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -56,15 +56,18 @@ async def test_a_users_own_token_names_that_user(tool: str, client: Client, call
     assert named(caller) == [user("bob")]
 
 
-async def test_a_workload_access_token_knows_when_the_users_proof_ends(client: Client, caller: FakeCaller) -> None:
+async def test_a_workload_access_token_knows_when_the_users_proof_ends_and_what_it_may_do(
+    client: Client, caller: FakeCaller
+) -> None:
+    caller.verifier.scopes = frozenset({"identity:read"})
     answer = await call(client, "get_workload_access_token", user_token=TOKEN)
     assert answer["workload_access_token"] == caller.broker.token.reveal()
-    assert caller.broker.issued_for == [(user("bob"), caller.verifier.ends)]
+    assert caller.broker.issued_for == [(user("bob"), caller.verifier.ends, {"identity:read"})]
 
 
 async def test_without_a_user_it_is_for_the_agent_alone(client: Client, caller: FakeCaller) -> None:
     assert (await call(client, "get_workload_access_token"))["status"] == "ok"
-    assert caller.broker.issued_for == [(None, None)]
+    assert caller.broker.issued_for == [(None, None, None)]
 
 
 @pytest.mark.parametrize("tool", TOOLS)
