@@ -54,8 +54,10 @@ def require_workload(records: Records, principal: Principal) -> None:
     """Check, inside the unit, that the workload is still what it was when the principal was verified.
 
     Raises:
-        AccessDenied: If it was changed, disabled or removed.
+        AccessDenied: If it was changed, disabled or removed; after a change alone it is worth asking again.
     """
     workload = records.find_workload_id(principal.tenant, principal.workload.id)
-    if workload is None or workload.disabled or workload.epoch != principal.workload.epoch:
-        raise AccessDenied(f"the workload {principal.workload.name} was changed, disabled or removed")
+    if workload is None or workload.disabled:
+        raise AccessDenied(f"the workload {principal.workload.name} was disabled or removed")
+    if workload.epoch != principal.workload.epoch:
+        raise AccessDenied(f"the workload {principal.workload.name} was changed meanwhile; ask again", retryable=True)

@@ -43,6 +43,11 @@ class Directory:
         """Keep what it works with."""
         self._services = services
 
+    @property
+    def epoch(self) -> int:
+        """Another number once something was configured that a principal holds; whoever keeps one looks it up again."""
+        return self._services.vault.configuration_epoch
+
     async def find(self, tenant: str, name: str) -> CredentialProvider | None:
         """A provider by its name."""
         if not is_name(name):

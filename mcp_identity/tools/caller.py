@@ -1,8 +1,9 @@
 """Who is calling a tool: the principal, from the transport, never from an argument.
 
 On stdio it is this machine's user, and a workload whose name is a label that the client chose; both are fixed at the first
-request of the process. Over HTTP the gate has verified the bearer of this very request and leaves its principal in a
-context variable, which the SDK carries to the tool: a session has no principal of its own.
+request of the process, and what operators say of that workload is read again whenever they change something. Over HTTP the
+gate has verified the bearer of this very request and leaves its principal in a context variable, which the SDK carries to the
+tool: a session has no principal of its own.
 """
 
 from __future__ import annotations
@@ -101,16 +102,16 @@ class StdioCaller:
         self._local = local
         self._lock = anyio.Lock()
         self._client_name = ""
-        self._principal: Principal | None = None
+        self._workload = ""
+        self._principal: tuple[int, Principal] | None = None
 
     async def begin(self, action: str) -> tuple[Broker, Call]:
         """Begin a call: the broker, and the call with its verified principal."""
         local = await self._local()
         async with self._lock:
-            if self._principal is None:
-                workload = local.workload or slug(self._client_name)
-                self._principal = await local.broker.directory.local_principal(workload, local.user, "stdio")
-        return local.broker, local.broker.call(self._principal, action)
+            self._workload = self._workload or local.workload or slug(self._client_name)
+            found = self._principal = await _local_principal(local, self._workload, Proof.STDIO, self._principal)
+        return local.broker, local.broker.call(found[1], action)
 
     async def note_client(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
         """Server middleware: keep the name that the MCP client gave first.
@@ -190,18 +191,16 @@ class LoopbackCaller:
         """
         self._local = local
         self._admit = admit
-        self._principals: dict[str, Principal] = {}
+        self._principals: dict[str, tuple[int, Principal]] = {}
 
     async def begin(self, action: str) -> tuple[Broker, Call]:
         """Begin a call of this machine's user."""
         local, edge = self._local, _arrived.get().edge
         workload = local.workload or slug(_said_name.get())
-        principal = self._principals.get(workload)
-        if principal is None:
-            principal = await local.broker.directory.local_principal(workload, local.user, Proof.LOOPBACK)
-            if len(self._principals) < _MOST_NAMES:
-                self._principals[workload] = principal
-        principal = replace(principal, edge=edge)
+        found = await _local_principal(local, workload, Proof.LOOPBACK, self._principals.get(workload))
+        if workload in self._principals or len(self._principals) < _MOST_NAMES:
+            self._principals[workload] = found
+        principal = replace(found[1], edge=edge)
         self._admit(principal)
         return local.broker, local.broker.call(principal, action)
 
@@ -212,6 +211,17 @@ class LoopbackCaller:
             return await call_next(ctx)
         finally:
             _said_name.reset(token)
+
+
+async def _local_principal(
+    local: Local, workload: str, proof: Proof, known: tuple[int, Principal] | None
+) -> tuple[int, Principal]:
+    """The principal of this machine's user, with the epoch under which it was read; the known one while that lasts."""
+    directory = local.broker.directory
+    epoch = directory.epoch
+    if known is not None and known[0] == epoch:
+        return known
+    return epoch, await directory.local_principal(workload, local.user, proof)
 
 
 def _client_name(ctx: Any) -> str:

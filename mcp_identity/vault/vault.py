@@ -54,6 +54,11 @@ class Vault:
         """Whether the writer works."""
         return self._writer.ready
 
+    @property
+    def configuration_epoch(self) -> int:
+        """The configuration epoch, as far as this process has seen: what was read under another one may have changed."""
+        return self._writer.epoch
+
     async def run(self, unit: Unit[T], event: AuditEvent | None = None) -> T:
         """Run a unit of work in one durable transaction; see `Writer.run`."""
         missed = Counter[str]()  # a unit may need the keys of many tenants, one after another

@@ -101,6 +101,11 @@ class Writer:
         self._stopping = False
         self.ready = False
 
+    @property
+    def epoch(self) -> int:
+        """The configuration epoch that the last batch found."""
+        return self._caches.epoch
+
     def start(self, epoch: int) -> None:
         """Begin to take units.
 

@@ -8,10 +8,20 @@ from pathlib import Path
 import pytest
 
 from mcp_identity.app.exposure import HttpOptions, require_safe, tls_context
+from mcp_identity.broker.specifications import WorkloadSpec
 from mcp_identity.domain.errors import ConfigurationError
 from mcp_identity.settings import Settings
 from tests.fakes.home import VaultHome
-from tests.http.kit import add_agents, ask, http_client, local_options, server_here, server_process, whoami
+from tests.http.kit import (
+    add_agents,
+    ask,
+    http_client,
+    local_options,
+    server_here,
+    server_process,
+    stateless,
+    whoami,
+)
 
 ANYWHERE = "0.0.0.0"  # noqa: S104
 PUBLIC = "https://identity.example"
@@ -187,3 +197,19 @@ async def test_insecure_loopback_opens_no_stream_for_somebody_elses_page(empty_h
         body, headers = whoami()
         own = {**headers, "sec-fetch-site": "same-origin"}
         assert (await http.post(f"{server.url}/mcp", json=body, headers=own)).status_code == 200
+
+
+async def test_what_an_operator_changes_is_read_again_where_nobody_is_asked(empty_home: VaultHome) -> None:
+    lists = stateless("tools/call", {"name": "list_grants", "arguments": {}})
+    async with server_here(empty_home, local_options(insecure_loopback=True), agents=()) as server, http_client() as http:
+
+        async def status() -> str:
+            found = (await ask(http, server, lists, {})).json()["result"]["structuredContent"]
+            return str(found.get("code", found["status"]))
+
+        assert server.serving is not None
+        assert await status() == "ok"
+        graph = server.serving.prepared.graph
+        call = graph.broker.call(graph.broker.directory.operator(graph.user), "update_workload_identity")
+        await graph.broker.workloads.update(call, "kit", WorkloadSpec(owner="somebody else"))
+        assert [await status() for _ in range(3)][1:] == ["ok", "ok"]

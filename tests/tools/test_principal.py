@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from mcp_identity import app
+from mcp_identity.broker.specifications import WorkloadSpec
 from tests.fakes.home import VaultHome, person_consents
 from tests.fakes.mcp_client import STATELESS_VERSION, Json, McpClient, ProtocolError, mcp_client
 
@@ -52,6 +54,28 @@ async def test_the_first_request_fixes_it(home: VaultHome) -> None:
         assert (await client.call("whoami"))["workload"] == "first"
         client.name = None
         assert (await client.call("whoami"))["workload"] == "first"
+
+
+async def test_what_an_operator_changes_is_read_again(home: VaultHome) -> None:
+    """The first call after it may come too early; it says that it can be repeated."""
+
+    async def update(**spec: Any) -> None:
+        async with app.open(home.settings()) as graph:
+            call = graph.broker.call(graph.broker.directory.operator(graph.user), "update_workload_identity")
+            await graph.broker.workloads.update(call, "changed", WorkloadSpec(**spec))
+
+    async with mcp_client(home.environment(WORKLOAD="changed")) as client:
+        assert len((await client.call("list_providers"))["providers"]) > 1
+        await update(allowed_providers=("billing",))
+        early = await client.call("list_providers")
+        assert (early["code"], early["retryable"]) == ("access_denied", True)
+        assert [each["name"] for each in (await client.call("list_providers"))["providers"]] == ["billing"]
+        await update(disabled=True)
+        for _ in range(2):
+            late = await client.call("list_providers")
+            assert (late["code"], late["retryable"]) == ("access_denied", False)
+        await update(disabled=False)
+        assert [each["name"] for each in (await client.call("list_providers"))["providers"]] == ["billing"]
 
 
 async def test_a_workload_that_is_no_name_ends_the_process(home: VaultHome) -> None:
