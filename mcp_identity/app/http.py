@@ -209,7 +209,7 @@ def _page_routes(prepared: app.Prepared, site: Site) -> list[Route]:
 
 
 async def _sweep(broker: Broker) -> None:
-    """End the consents and sign-ins that nobody will finish."""
+    """End the consents, sign-ins and handles that nobody will finish."""
     while True:
         with contextlib.suppress(IdentityError):  # it cannot be done now
             await broker.sweep()

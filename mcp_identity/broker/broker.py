@@ -315,7 +315,7 @@ class Broker:
         return await vault.read(lambda records: records.has_open_sessions())
 
     async def sweep(self) -> int:
-        """End what nobody will finish: consents that ran out or are stuck, and sign-ins. A server calls it periodically.
+        """End what nobody will finish: consents that ran out or are stuck, sign-ins, handles. A server calls it periodically.
 
         Returns:
             How many consents were ended.
@@ -324,6 +324,8 @@ class Broker:
         self._swept_at = self._services.clock.monotonic()
         if await vault.read(lambda records: records.has_late_logins()):
             await vault.run(lambda records: records.sweep_logins())
+        if await vault.read(lambda records: records.has_late_releases()):
+            await vault.run(lambda records: records.sweep_releases())
         ended = 0
         if await vault.read(lambda records: records.has_unfinished_sessions()):
             while swept := await vault.run(lambda records: records.sweep_sessions()):

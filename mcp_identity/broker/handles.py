@@ -24,7 +24,6 @@ from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.releases import StoredRelease
 
 INTERCEPTED = "release_intercepted"
-_SWEEP_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +44,8 @@ class Handles:
     """Redeems handles."""
 
     def __init__(self, services: Services) -> None:
-        """Nothing was swept yet."""
+        """Keep what it works with."""
         self._services = services
-        self._swept_at = services.clock.monotonic()
 
     async def redeem(self, call: Call, handle: Secret) -> TokenReleased | ApiKeyReleased:
         """Give the secret behind a handle, once.
@@ -59,7 +57,6 @@ class Handles:
         principal = call.principal
         if principal.authenticated_by != Proof.WORKLOAD_TOKEN:
             raise AccessDenied("a release handle is redeemed with a workload access token, and with nothing else")
-        await self._sweep()
         found = await self._services.vault.read(lambda records: _find(records, principal, handle))
         if isinstance(found, _Found):
             require_access(principal, call.action, found.provider, found.scopes)
@@ -90,12 +87,6 @@ class Handles:
             error.audited = True
             raise error
         return released
-
-    async def _sweep(self) -> None:
-        now = self._services.clock.monotonic()
-        if now - self._swept_at >= _SWEEP_SECONDS:
-            self._swept_at = now
-            await self._services.vault.run(lambda records: records.sweep_releases())
 
 
 def _find(records: Records, principal: Principal, handle: Secret) -> _Found | None:

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from mcp_identity.broker.answers import ApiKeyReleased, HandleIssued, TokenReleased
+from mcp_identity.broker.release import handle_hash
 from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import IdentityError
 from mcp_identity.domain.identity import Principal, Proof, User, UserKind
@@ -158,6 +159,7 @@ async def test_old_handles_are_forgotten_and_late_ones_still_raise_an_alarm(remo
     with raising("not_found"):
         await redeem(code_of(remote), issued.handle)
     remote.clock.advance(3000)
+    await remote.broker.sweep()
     with raising("not_found"):
         await redeem(code_of(remote), issued.handle)
     assert await alarms(remote) == ["again"]
@@ -272,3 +274,17 @@ async def test_a_server_that_asks_nobody_gives_no_handles(remote: Product) -> No
     with raising("access_denied") as refused:
         await anybody.get()
     assert "call_api" in refused.value.message
+
+
+async def test_handles_that_nobody_redeems_are_forgotten_by_the_sweeper(remote: Product) -> None:
+    issued = await handle_of(remote)
+
+    async def is_known() -> bool:
+        return bool(await remote.vault.read(lambda records: records.find_release(handle_hash(issued.handle))))
+
+    remote.clock.advance(60 + 3600)
+    await remote.broker.sweep()
+    assert await is_known()
+    remote.clock.advance(1)
+    await remote.broker.sweep()
+    assert not await is_known()

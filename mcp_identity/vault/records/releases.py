@@ -107,6 +107,11 @@ class ReleaseRecords(AuthenticatedRows):
         used = update(_RELEASES).where(_RELEASES.c.id == release.id, _RELEASES.c.state == ISSUED)
         return self.connection.execute(used.values(state=USED, mac=values["mac"])).rowcount == 1
 
+    def has_late_releases(self) -> bool:
+        """Whether `sweep_releases` has something to forget."""
+        late = select(_RELEASES.c.id).where(_RELEASES.c.expires_at < micros(self.now - KEPT)).limit(1)
+        return self.connection.execute(late).first() is not None
+
     def sweep_releases(self) -> int:
         """Forget handles that ended a while ago; how many."""
         old = delete(_RELEASES).where(_RELEASES.c.expires_at < micros(self.now - KEPT))
