@@ -50,6 +50,7 @@ from mcp_identity.domain.provider import Release
 from mcp_identity.oauth.authorization import authorization_url
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.consents import Attempt
+from mcp_identity.vault.strays import Strays
 
 _SWEPT_ON_THE_WAY = 20
 """How many forgotten sessions one call ends, so that it is not kept waiting by thousands."""
@@ -68,6 +69,7 @@ class Consents:
     def __init__(self, services: Services) -> None:
         """Keep what it works with."""
         self._services = services
+        self._strays = Strays(services.vault, services.clock)
 
     async def start(self, call: Call, plan: Plan, needs: NeedsConsent, *, forced: bool = False) -> ConsentRequired:
         """Give the link at which the user can consent.
@@ -204,7 +206,7 @@ class Consents:
         """The button was pressed: make state and verifier, and mark the browser.
 
         Raises:
-            ConsentNotFound: If there is no such session, or it has ended.
+            ConsentNotFound: If there is no such session, it has ended, or its button was pressed too often.
             ConsentExpired: If its time is over.
             ConsentMismatch: If the browser has to be the initiator's, and did not prove it; the session stays as it is, or
                 whoever gets hold of a link could end it.
@@ -214,10 +216,10 @@ class Consents:
         state, secret = random_token(entropy), random_token(entropy)
         verifier, nonce = Secret(random_token(entropy)), random_token(entropy)
 
-        def unit(records: Records) -> ConsentBegun | _Refused:
+        def unit(records: Records) -> ConsentBegun | _Refused | None:
             session = records.find_session(session_id)
             if session is None or session.state not in (ConsentState.PENDING, ConsentState.STARTED):
-                raise ConsentNotFound(GONE)
+                return None
             request, event = session.request, session_event(session, "begin_consent")
             if request.binding is Binding.LOGIN and visitor_of(records, request, browser) is not Visitor.INITIATOR:
                 records.append_audit(_stranger_event(session, "begin_consent", browser))
@@ -246,11 +248,15 @@ class Consents:
             hashes = sha256(state.encode()).digest(), sha256(secret.encode()).digest()
             attempt = Attempt(*hashes, verifier, nonce if sends_nonce else "", allow_other_account)
             if not records.start_attempt(session, attempt):
-                raise ConsentNotFound(GONE)
+                return None
             records.append_audit(event)
             return ConsentBegun(url, Secret(secret))
 
         begun = await self._services.vault.run(unit, stray_event("begin_consent"))
+        if begun is None:
+            gone = ConsentNotFound(GONE)
+            await self._strays.note(stray_event("begin_consent").ending(gone.code))
+            raise gone
         if isinstance(begun, _Refused):
             raise begun.error
         return begun

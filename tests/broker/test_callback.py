@@ -149,6 +149,18 @@ async def test_a_late_answer_does_not_count(idp: Product) -> None:
     await nothing_was_exchanged(idp)
 
 
+async def test_a_button_is_pressed_so_often_and_no_more(idp: Product) -> None:
+    """Whoever holds the link may press it, without any credential. covers: A45."""
+    consent = await idp.link()
+    presses = [await idp.press(consent) for _ in range(20)]
+    for _ in range(100):
+        with raising("consent_not_found"):
+            await idp.press(consent)
+    assert await idp.outcomes("begin_consent") == ["ok"] * 20 + ["consent_not_found"] * 30
+    await idp.come_back(presses[-1], idp.server.person_consents(presses[-1].url))
+    assert await outcome(idp, presses[-1]) == ("completed", "")
+
+
 async def test_the_button_of_an_ended_session_does_nothing(idp: Product) -> None:
     consent = await idp.link()
     idp.clock.advance(600)

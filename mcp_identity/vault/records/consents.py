@@ -39,6 +39,8 @@ _WAITING = (ConsentState.PENDING.value, ConsentState.STARTED.value)
 _ERASED: dict[str, Any] = {"attempt_sealed": None, "state_hash": None, "code": None}
 KEPT = timedelta(days=1)
 """How long a final session can still be asked about."""
+MOST_ATTEMPTS = 20
+"""How often the button of one session may be pressed: by anybody who holds its link, and each time it is written down."""
 SWEPT_AT_ONCE = 500
 """How many sessions one unit ends; the rest waits for the next."""
 
@@ -155,11 +157,17 @@ class ConsentRecords(AuditRecords):
         return self.connection.execute(select(func.count()).select_from(_SESSIONS).where(waiting)).scalar_one()
 
     def start_attempt(self, session: ConsentSession, attempt: Attempt) -> bool:
-        """The button was pressed: `pending` or `started` → `started`; an earlier attempt is void."""
+        """The button was pressed: `pending` or `started` → `started`; an earlier attempt is void.
+
+        Returns:
+            Whether it counts; not where the session has ended, or the button was pressed too often.
+        """
         row = self.connection.execute(select(_SESSIONS).where(_SESSIONS.c.id == session.id)).mappings().first()
         if row is None:
             return False
         number, tenant = intact("consent_sessions", row)["attempt"] + 1, session.request.tenant
+        if number > MOST_ATTEMPTS:
+            return False
         plaintext = json.dumps(
             [
                 attempt.state_hash.hex(),
