@@ -53,12 +53,12 @@ class Portal:
 
     async def list(self, tenant: str, user: User) -> tuple[PortalGrant, ...]:
         """What a user has granted and not taken back, the newest first."""
-        event = _event(tenant, user, "list_own_grants")
+        vault, event = self._services.vault, _event(tenant, user, "list_own_grants")
+        used = await vault.read(lambda records: records.last_releases(tenant, user.key))  # long, so beside the writer
 
         def unit(records: Records) -> tuple[PortalGrant, ...]:
             providers = {each.id: each for each in records.list_providers(tenant).providers}
             workloads = {each.id: each.name for each in records.list_workloads(tenant)}
-            used = records.last_releases(tenant, user.key)
             found = [
                 _portal_grant(grant, providers[grant.key.provider_row], workloads[grant.key.workload_id], used)
                 for grant in reversed(records.list_user_grants(tenant, user.key).grants)
@@ -69,7 +69,7 @@ class Portal:
             records.append_audit(event)
             return tuple(found)
 
-        return await self._services.vault.run(unit, event)
+        return await vault.run(unit, event)
 
     async def revoke(self, tenant: str, user: User, grant_id: str) -> None:
         """End one grant of this user, here and then at the vendor.

@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
+from threading import current_thread
 
 import pytest
 
@@ -39,6 +40,21 @@ async def sign_in(browser: Browser) -> None:
     await browser.open(PORTAL)
     issuer = re.findall(r'name="issuer" value="([^"]+)"', browser.html)
     await browser.press("sign_in", issuer=issuer[0])
+
+
+async def test_nobody_waits_while_the_trail_is_looked_through(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It grows without end, and whoever writes waits for the writer's thread."""
+    look, threads = Records.last_releases, list[str]()
+
+    def noting(records: Records, tenant: str, user_key: str) -> object:
+        threads.append(current_thread().name)
+        return look(records, tenant, user_key)
+
+    monkeypatch.setattr(Records, "last_releases", noting)
+    async with remote.browser() as browser:
+        await sign_in(browser)
+    assert threads
+    assert "vault-writer" not in threads
 
 
 def grant_ids(browser: Browser) -> list[str]:
