@@ -114,7 +114,7 @@ class Sessions:
         self._clock = clock
         self._each = each
         self._idle_seconds = idle_seconds
-        self._used: dict[Hashable, dict[str, float]] = {}
+        self._used: OrderedDict[Hashable, dict[str, float]] = OrderedDict()
 
     def has_room(self, key: Hashable) -> bool:
         """Whether a caller may begin another one."""
@@ -129,6 +129,9 @@ class Sessions:
     def note(self, key: Hashable, session: str) -> None:
         """A session of this caller began, or was used."""
         self._used.setdefault(key, {})[session] = self._clock.monotonic()
+        self._used.move_to_end(key)
+        if len(self._used) > MOST_COUNTED:
+            self._used.popitem(last=False)
 
     def forget(self, key: Hashable, session: str) -> None:
         """A session of this caller has ended."""

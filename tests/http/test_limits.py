@@ -8,7 +8,7 @@ import anyio
 import httpx2
 import pytest
 
-from mcp_identity.tools.limits import Buckets, Room, Sessions
+from mcp_identity.tools.limits import MOST_COUNTED, Buckets, Room, Sessions
 from tests.fakes.clock import FakeClock
 from tests.fakes.home import VaultHome
 from tests.http.kit import ACCEPT, Server, ask, http_client, initialize, mcp_over, open_session, server_here, whoami
@@ -189,6 +189,17 @@ def test_sessions_that_rest_too_long_do_not_count() -> None:
     clock.advance(61)
     assert sessions.has_room("a")
     assert not vars(sessions)["_used"]
+
+
+def test_callers_that_never_come_again_fill_no_memory() -> None:
+    sessions = Sessions(FakeClock(), 1, 60)
+    for number in range(MOST_COUNTED):
+        sessions.note(number, "one")
+    sessions.note(0, "one")
+    sessions.note("last", "one")
+    assert len(vars(sessions)["_used"]) == MOST_COUNTED
+    assert not sessions.has_room(0)
+    assert sessions.has_room(1)  # of all of them, it was used longest ago
 
 
 async def test_who_guesses_handles_is_stopped_though_its_own_bearer_is_good(empty_home: VaultHome) -> None:
