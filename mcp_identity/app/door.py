@@ -112,7 +112,8 @@ class Door:
             return FORBIDDEN
         if sum(len(name) + len(value) for name, value in scope["headers"]) > rules.header_bytes:
             return TOO_LARGE
-        if not scope["path"].startswith("/"):  # `GET http://elsewhere/ HTTP/1.1`
+        has_two_ends = "transfer-encoding" in headers and "content-length" in headers  # a proxy may believe the other one
+        if has_two_ends or not scope["path"].startswith("/"):  # `GET http://elsewhere/ HTTP/1.1`
             return BAD_REQUEST
         hosts = headers.getlist("host")
         if len(hosts) != 1 or hosts[0].lower() not in rules.hosts:

@@ -90,6 +90,7 @@ async def raw(server: Server, text: bytes) -> bytes:
         ("GET /sse HTTP/1.1\r\nHost: {own}\r\nUpgrade: websocket\r\nConnection: Upgrade", 401),
         ("CONNECT evil.example:443 HTTP/1.1\r\nHost: {own}", 400),
         ("GET /sse/ HTTP/1.1\r\nHost: {own}", 404),
+        ("GET /healthz HTTP/1.1\r\nHost: {own}\r\nContent-Length: 4\r\nTransfer-Encoding: chunked", 400),
     ],
 )
 async def test_requests_that_only_a_script_would_write(server: Server, head: str, status: int) -> None:
