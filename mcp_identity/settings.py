@@ -61,7 +61,7 @@ class Settings(BaseSettings):
         tls_key: Its private key, PEM.
         calls_per_second: Tool calls of one principal, in this process.
         requests_per_second: HTTP requests of one principal, in this process.
-        concurrent_requests: HTTP requests that are answered at once, of everybody.
+        concurrent_requests: HTTP requests that are answered, and tool calls that run, at once, of everybody.
         concurrent_requests_per_principal: The same of one principal.
         streams_per_principal: Open event streams of one principal.
         sessions: MCP sessions of everybody, for clients of protocol versions that have them.

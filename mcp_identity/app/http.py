@@ -123,8 +123,8 @@ def application(prepared: app.Prepared, site: Site, ending: Ending) -> ASGIApp:
 def _caller(prepared: app.Prepared, site: Site, counted: limits.Limits) -> Caller:
     graph = prepared.graph
     if site.authenticator is None:
-        return LoopbackCaller(Local(graph.broker, graph.user, graph.settings.workload), counted.admit)
-    return HttpCaller(graph.broker, site.authenticator, counted.admit)
+        return LoopbackCaller(Local(graph.broker, graph.user, graph.settings.workload), counted)
+    return HttpCaller(graph.broker, site.authenticator, counted)
 
 
 def _limits(settings: Settings, clock: Clock, broker: Broker) -> limits.Limits:
@@ -138,6 +138,7 @@ def _limits(settings: Settings, clock: Clock, broker: Broker) -> limits.Limits:
         requests=limits.Buckets(clock, settings.requests_per_second),
         failures=limits.per_minute(clock, settings.failed_authentications_per_minute),
         answering=limits.Room(settings.concurrent_requests, settings.concurrent_requests_per_principal),
+        running=limits.Room(settings.concurrent_requests, settings.concurrent_requests_per_principal),
         streams=limits.Room(settings.connections, settings.streams_per_principal),
         sessions=limits.Sessions(clock, settings.sessions_per_principal, settings.session_idle_seconds),
         refused=refused,

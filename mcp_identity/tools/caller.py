@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from mcp_identity.domain.identity import Proof, slug
+from mcp_identity.tools.limits import caller_of
 
 if TYPE_CHECKING:
     from mcp_identity.broker.audit import Call
     from mcp_identity.broker.broker import Broker
     from mcp_identity.domain.credentials import Secret
     from mcp_identity.domain.identity import Principal, User
+    from mcp_identity.tools.limits import Limits
     from mcp_identity.tools.users import VerifiedUser
 
 _MOST_NAMES = 256
@@ -68,8 +70,8 @@ class Caller(Protocol):
         """
         ...
 
-    async def note_client(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Server middleware: keep what the MCP client says of itself."""
+    async def around(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Server middleware around each message."""
         ...
 
 
@@ -113,7 +115,7 @@ class StdioCaller:
             found = self._principal = await _local_principal(local, self._workload, Proof.STDIO, self._principal)
         return local.broker, local.broker.call(found[1], action)
 
-    async def note_client(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+    async def around(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
         """Server middleware: keep the name that the MCP client gave first.
 
         It comes with `initialize`, or in every message of protocol version 2026-07-28; a client may also give none.
@@ -137,6 +139,7 @@ class Arrived:
 
 _arrived: ContextVar[Arrived] = ContextVar("arrived")
 _said_name: ContextVar[str] = ContextVar("said_name", default="")
+_has_room: ContextVar[bool] = ContextVar("has_room", default=True)
 
 
 @contextmanager
@@ -152,29 +155,29 @@ def arriving(arrived: Arrived) -> Generator[None]:
 class HttpCaller:
     """The callers of a server that the gate lets in, one with each request."""
 
-    def __init__(self, broker: Broker, verifier: Authenticator, admit: Callable[[Principal], None]) -> None:
+    def __init__(self, broker: Broker, verifier: Authenticator, limits: Limits) -> None:
         """Serve behind a gate.
 
         Args:
             broker: The verbs.
             verifier: Verifies second bearers.
-            admit: Raises `RateLimited` where a principal calls too often.
+            limits: How often a principal may call, and how much at once.
         """
         self.verifier: Authenticator | None = verifier
         self._broker = broker
-        self._admit = admit
+        self._limits = limits
 
     async def begin(self, action: str) -> tuple[Broker, Call]:
         """Begin a call of the principal whose bearer came with this request."""
         principal = _arrived.get().principal
         if principal is None:
             raise RuntimeError("a request came past the gate without a principal")
-        self._admit(principal)
+        self._limits.admit(principal, has_room=_has_room.get())
         return self._broker, self._broker.call(principal, action)
 
-    async def note_client(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Server middleware: what a client says of itself counts for nothing here."""
-        return await call_next(ctx)
+    async def around(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Server middleware: count what runs; what a client says of itself counts for nothing here."""
+        return await _counted(self._limits, ctx, call_next)
 
 
 class LoopbackCaller:
@@ -182,15 +185,15 @@ class LoopbackCaller:
 
     verifier: Authenticator | None = None
 
-    def __init__(self, local: Local, admit: Callable[[Principal], None]) -> None:
+    def __init__(self, local: Local, limits: Limits) -> None:
         """Serve everybody who comes.
 
         Args:
             local: The broker and the user; a workload that is configured wins over what clients say.
-            admit: Raises `RateLimited` where a principal calls too often.
+            limits: How often a principal may call, and how much may run at once.
         """
         self._local = local
-        self._admit = admit
+        self._limits = limits
         self._principals: dict[str, tuple[int, Principal]] = {}
 
     async def begin(self, action: str) -> tuple[Broker, Call]:
@@ -201,16 +204,29 @@ class LoopbackCaller:
         if workload in self._principals or len(self._principals) < _MOST_NAMES:
             self._principals[workload] = found
         principal = replace(found[1], edge=edge)
-        self._admit(principal)
+        self._limits.admit(principal, has_room=_has_room.get())
         return local.broker, local.broker.call(principal, action)
 
-    async def note_client(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Server middleware: the name that this session's client gave."""
+    async def around(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Server middleware: the name that this session's client gave, and how much runs."""
         token = _said_name.set(_client_name(ctx))
+        try:
+            return await _counted(self._limits, ctx, call_next)
+        finally:
+            _said_name.reset(token)
+
+
+async def _counted(limits: Limits, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+    """Hold a place while a tool call runs; one without a place is refused where it begins, in the tool's own words."""
+    if ctx.method != "tools/call":
+        return await call_next(ctx)
+    principal = _arrived.get().principal
+    with limits.running.hold(caller_of(principal) if principal else ()) as has_room:
+        token = _has_room.set(has_room)
         try:
             return await call_next(ctx)
         finally:
-            _said_name.reset(token)
+            _has_room.reset(token)
 
 
 async def _local_principal(

@@ -68,7 +68,7 @@ class IdentityServer(MCPServer[Any]):
             )
         # Outside of the SDK's own: what a client carried for us is opened only once it is known whose call this is.
         self.middleware.insert(0, states.middleware(self._begin_round))
-        self.middleware.insert(0, caller.note_client)
+        self.middleware.insert(0, caller.around)
         self._caller = caller
         self._states = states
         self._arguments: dict[str, list[str]] = {}
@@ -188,7 +188,7 @@ class IdentityServer(MCPServer[Any]):
             action: Begins the call where it has not begun; empty to leave it at that.
         """
         try:
-            begun = _call.get() or (await self._begin(action) if action else None)
+            begun = _call.get() or (await self._begin(action) if action and not error.audited else None)
             if begun is not None:
                 broker, call = begun
                 await broker.refuse(call, error)

@@ -150,6 +150,7 @@ class Limits:
         requests: HTTP requests of a principal.
         failures: Bearers that proved nothing, by source address and by the bearer's digest.
         answering: Requests that are being answered.
+        running: Tool calls that run; over SSE a request is answered long before.
         streams: Event streams that are open.
         sessions: MCP sessions.
         refused: Told of every refusal: why, at which edge, of whom, from where.
@@ -159,20 +160,26 @@ class Limits:
     requests: Buckets
     failures: Buckets
     answering: Room
+    running: Room
     streams: Room
     sessions: Sessions
     refused: Callable[[str, str, Principal | None, str], None]
 
-    def admit(self, principal: Principal) -> None:
+    def admit(self, principal: Principal, *, has_room: bool) -> None:
         """Let a tool call begin.
 
+        Args:
+            principal: Whose it is.
+            has_room: It has a place among those that run.
+
         Raises:
-            RateLimited: If this principal calls too often; written down in aggregate, not each time.
+            RateLimited: If this principal calls too often, or too much at once; written down in aggregate, not each time.
         """
         wait = self.calls.take(caller_of(principal))
-        if wait:
+        if wait or not has_room:
             self.refused(RateLimited.code, principal.edge, principal, "")
-            error = RateLimited("too many calls a second", retry_after_seconds=math.ceil(wait))
+            what = "too many calls a second" if wait else "too many calls at once"
+            error = RateLimited(what, retry_after_seconds=max(1, math.ceil(wait)))
             error.audited = True
             raise error
 

@@ -190,7 +190,7 @@ class FakeCaller:
     async def begin(self, action: str) -> Any:
         return self.broker, Call(self.principal, action, "c0ffee")
 
-    async def note_client(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+    async def around(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
         return await call_next(ctx)
 
 
