@@ -182,6 +182,10 @@ async def test_endpoints_are_found_by_the_issuer(product: Product, peer: Peer) -
 # Refresh
 
 
+SHORT = 3
+"""Seconds that a token lives whose end is waited for: longer than a busy machine takes to ask whose it is."""
+
+
 async def until_stale(released: TokenReleased) -> None:
     """Wait until the token has ended."""
     assert released.expires_at is not None
@@ -192,7 +196,7 @@ async def test_an_expired_token_is_refreshed_and_the_refresh_token_rotates(
     product: Product, node_oidc_provider: NodeOidcProvider
 ) -> None:
     peer = node_oidc_provider
-    client = await product.register(peer, access_token_seconds=1)
+    client = await product.register(peer, access_token_seconds=SHORT)
     released = await product.connected("read")
     for _ in range(2):
         await until_stale(released)
@@ -206,7 +210,7 @@ async def test_an_expired_token_is_refreshed_and_the_refresh_token_rotates(
 
 
 async def test_django_rotates_too(product: Product, tmp_path: Path) -> None:
-    with DjangoOAuthServer.start(tmp_path, access_token_seconds=1) as server:
+    with DjangoOAuthServer.start(tmp_path, access_token_seconds=SHORT) as server:
         client = await product.register(server)
         released = await product.connected("read")
         await until_stale(released)
@@ -219,7 +223,7 @@ async def test_a_grant_that_ended_at_the_server_needs_the_person_again(
     product: Product, node_oidc_provider: NodeOidcProvider
 ) -> None:
     peer = node_oidc_provider
-    client = await product.register(peer, access_token_seconds=1)
+    client = await product.register(peer, access_token_seconds=SHORT)
     released = await product.connected("read")
     token = released.access_token.reveal()
     await anyio.to_thread.run_sync(lambda: send(peer.revocation_url, client, token=token))  # the vendor ends it on its own
@@ -246,7 +250,7 @@ async def test_a_resource_makes_a_grant_of_its_own(product: Product, node_oidc_p
 
 async def test_a_refresh_asks_for_the_same_resource(product: Product, node_oidc_provider: NodeOidcProvider) -> None:
     peer = node_oidc_provider
-    await product.register(peer, access_token_seconds=1)
+    await product.register(peer, access_token_seconds=SHORT)
     bound = await product.connected("read", resource=peer.jwt_resource)
     await until_stale(bound)
     assert len((await product.token("read", resource=peer.jwt_resource)).access_token.reveal().split(".")) == 3
