@@ -14,16 +14,18 @@ if TYPE_CHECKING:
 class PublicFront:
     """The pages of the HTTP server itself: they answer for as long as it does."""
 
-    def __init__(self, public_url: str, *, port: int = 0, binding: Binding = Binding.LOGIN) -> None:
+    def __init__(self, public_url: str, *, scheme: str = "http", port: int = 0, binding: Binding = Binding.LOGIN) -> None:
         """Know where the pages are.
 
         Args:
             public_url: Scheme, host and port; empty for a loopback address and `port`.
+            scheme: What is spoken on that port.
             port: The port of this machine.
             binding: How browsers prove themselves.
         """
         self.binding = binding
         self._public_url = public_url
+        self._scheme = scheme
         self._port = port
 
     @property
@@ -38,7 +40,7 @@ class PublicFront:
 
     def base_url(self, loopback_host: str) -> str:
         """The origin of the pages; a vendor's wish for a name of the loopback address counts only where there is no other."""
-        return self._public_url or f"http://{loopback_host}:{self._port}"
+        return self._public_url or f"{self._scheme}://{loopback_host}:{self._port}"
 
 
 def configured_front(settings: Settings) -> PublicFront | None:

@@ -137,7 +137,7 @@ async def running_server(
         port = sockets[0].getsockname()[1]
         in_force = settings.model_copy(update={"public_url": base_url(settings, port)})
         binding = Binding.LOCAL if options.insecure_loopback else Binding.LOGIN
-        front = PublicFront(settings.public_url, port=port, binding=binding)
+        front = PublicFront(settings.public_url, scheme="https" if tls else "http", port=port, binding=binding)
         prepared = await anyio.to_thread.run_sync(lambda: app.prepare(in_force, front=front))
         try:
             await _require_callers(prepared, options, loopback=loopback)

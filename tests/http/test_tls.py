@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from tests.fakes.home import VaultHome, free_port
-from tests.http.kit import Mode, Server, Transport, ask, http_client, local_options, mcp_over, server_here, whoami
+from tests.http.kit import Mode, Server, Transport, ask, http_client, local_options, mcp_over, server_here, stateless, whoami
 from tests.transport.certificates import Authority
 
 
@@ -49,6 +49,19 @@ async def test_challenges_name_https(secure: Server, authority: Authority) -> No
     async with http_client(verify=authority.client_context()) as http:
         answer = await ask(http, secure, whoami(), {})
     assert f'resource_metadata="{secure.url}/.well-known/' in answer.headers["www-authenticate"]
+
+
+async def test_links_to_its_own_port_name_https_too(authority: Authority, home: VaultHome) -> None:
+    """Without a public URL they are made of the port."""
+    (chain,) = authority.folder.glob("*.pem")
+    asks = stateless("tools/call", {"name": "get_token", "arguments": {"provider": "notes"}})
+    async with (
+        server_here(home, local_options(insecure_loopback=True), agents=(), tls_cert=chain, tls_key=chain) as server,
+        http_client(verify=authority.client_context()) as http,
+    ):
+        answer = (await ask(http, server, asks, {})).json()["result"]["structuredContent"]
+        assert answer["authorization_url"].startswith(f"{server.url}/consent/")
+        assert (await http.get(answer["authorization_url"])).status_code == 200
 
 
 async def test_nothing_is_said_in_the_clear(secure: Server) -> None:
