@@ -327,7 +327,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--access-token-seconds", type=int, default=300, help="lifetime of an access token")
     parser.add_argument("--no-rotation", action="store_true", help="let a refresh token be used again and again")
-    parser.add_argument("--client", type=Client.parse, action="append", default=[], help="ID:SECRET:GRANT:REDIRECT_URI")
+    parser.add_argument(
+        "--client",
+        type=Client.parse,
+        action="append",
+        default=[],
+        help="ID:SECRET:GRANT:REDIRECT_URI; GRANT: authorization-code or client-credentials",
+    )
     parser.add_argument("--clients", type=Path, help="a JSON list of clients")
     parser.add_argument("--stop-when-input-ends", action="store_true", help="exit when standard input closes")
     return parser.parse_args(arguments)

@@ -259,7 +259,9 @@ def main() -> None:
     """Serve until interrupted, or until standard input closes if asked to."""
     parser = argparse.ArgumentParser(description="A demonstration OpenID provider on 127.0.0.1.")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--clients", type=Path, required=True, help="a JSON list of clients")
+    parser.add_argument(
+        "--clients", type=Path, required=True, help='a file: [{"client_id": …, "client_secret": …, "redirect_uris": […]}]'
+    )
     parser.add_argument("--audience", default="mcp-identity", help="what its access tokens are for")
     parser.add_argument("--stop-when-input-ends", action="store_true", help="exit when standard input closes")
     options = parser.parse_args()

@@ -193,7 +193,7 @@ class Transport:
             raise UrlRefused("the host resolves to something that is no plain address") from None
         loopback = allow_http_loopback and bool(addresses) and all(_is_loopback(address) for address in addresses)
         if parts.scheme == "http" and not loopback:
-            raise UrlRefused("http is for loopback addresses alone, where they are allowed")
+            raise UrlRefused("http is for loopback addresses alone, with --allow-http-loopback")
         if not loopback and not all(is_public(address) for address in addresses):
             raise UrlRefused("the host has an address that is not public")
         return addresses

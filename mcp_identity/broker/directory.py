@@ -22,7 +22,7 @@ from mcp_identity.broker.vendor import find_client, revoke_grants_at_vendor
 from mcp_identity.domain.clock import random_token
 from mcp_identity.domain.credentials import Flow, Grant, GrantState, Secret
 from mcp_identity.domain.errors import AccessDenied, Conflict, InvalidRequest, NotFound
-from mcp_identity.domain.identity import DEFAULT_TENANT, NAME_RULE, Principal, User, WorkloadIdentity, is_name
+from mcp_identity.domain.identity import DEFAULT_TENANT, NAME_RULE, Principal, User, WorkloadIdentity, command, is_name
 from mcp_identity.domain.provider import (
     CredentialProvider,
     OAuthClient,
@@ -89,7 +89,7 @@ class Directory:
         if not provider.api_hosts and not dialect_of(provider).api_host_field:
             notes.append(
                 "call_api does not know where its credential may go: "
-                f"mcp-identity providers update {provider.name} --api-host https://HOST"
+                f"{command(provider.tenant)} providers update {provider.name} --api-host https://HOST, and its secret again"
             )
         return tuple(notes)
 

@@ -56,7 +56,7 @@ class Handles:
         """
         principal = call.principal
         if principal.authenticated_by != Proof.WORKLOAD_TOKEN:
-            raise AccessDenied("a release handle is redeemed with a workload access token, and with nothing else")
+            raise AccessDenied("a release handle is redeemed with a token of get_workload_access_token, and with nothing else")
         found = await self._services.vault.read(lambda records: _find(records, principal, handle))
         if isinstance(found, _Found):
             require_access(principal, call.action, found.provider, found.scopes)

@@ -305,7 +305,7 @@ def _require_unambiguous(records: Records, issuer: Issuer) -> None:
             whose = other.name if other.tenant == issuer.tenant else "of another tenant"
             raise Conflict(
                 f"its tokens would also be those of the issuer {whose}, so nobody could tell whose they are; one issuer takes "
-                "several audiences, and --claim tells organisations apart"
+                "several audiences, and --claim, given for each of the two, tells organisations apart"
             )
 
 

@@ -111,17 +111,20 @@ class Workloads:
         tenant, event = call.principal.tenant, _event(call, name)
         blank = WorkloadIdentity(self._services.entropy.random_bytes(16).hex(), tenant, name)
 
-        def unit(records: Records) -> WorkloadIdentity:
+        def configure(records: Records) -> WorkloadIdentity:
             if records.find_workload(tenant, name) is not None:
                 raise Conflict(f"there is a workload {name} already; change it: {command(tenant)} workloads update {name}")
-            made = configure_workload(records, blank, spec, self._services.public_url)
+            return configure_workload(records, blank, spec, self._services.public_url)
+
+        def unit(records: Records) -> WorkloadIdentity:
+            made = configure(records)
             records.insert_workload(made, call.principal.authenticated_by)
             records.append_audit(event)
             if also:
                 also(records, made)
             return made
 
-        await self._services.vault.read(lambda records: configure_workload(records, blank, spec, self._services.public_url))
+        await self._services.vault.read(configure)
         await self._services.vault.ensure_tenant(tenant)  # only now: what is refused makes no tenant
         await self._make_signing_key(call, spec)
         return await self._services.vault.run(unit, event)

@@ -73,7 +73,7 @@ def root(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def serve(context: typer.Context) -> None:
-    """Serve MCP to a host over stdio; the host starts this by itself."""
+    """Serve MCP: over stdio to the host that starts this, or over HTTP to many callers."""
     from mcp_identity.cli.serve import serve as begin
 
     given = globals_of(context)

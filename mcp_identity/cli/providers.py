@@ -287,6 +287,8 @@ async def _next_command(graph: Graph, provider: CredentialProvider) -> str:
     known = graph.settings.workload or await graph.broker.directory.workloads(provider.tenant)
     if not known and provider.tenant != DEFAULT_TENANT:
         return f"{command(provider.tenant)} workloads create NAME --issue-key"
+    if verb == "connect" and graph.settings.public_url:  # connect comes back to this machine, which was not registered
+        return f"{command(provider.tenant)} providers test {provider.name}"
     return f"{command(provider.tenant)} {verb} {provider.name}{'' if known else ' --workload claude-desktop'}"
 
 

@@ -26,7 +26,7 @@ examples:
   mcp-identity serve --workload claude-desktop
   mcp-identity serve --transport http
   mcp-identity serve --transport http --insecure-loopback
-  MCP_IDENTITY_PUBLIC_URL=https://identity.example.com MCP_IDENTITY_TRUSTED_PROXIES=10.0.0.0/8 \\
+  MCP_IDENTITY_PUBLIC_URL=https://identity.example.com MCP_IDENTITY_TRUSTED_PROXIES=10.0.0.5 \\
     mcp-identity serve --transport sse --host 0.0.0.0
 """
 _HOST, _PORT = "127.0.0.1", 8000

@@ -54,7 +54,8 @@ def check_url(url: str, *, allow_http_loopback: bool = False) -> str:
     if not _AUTHORITY.fullmatch(parts.netloc) or port == 0 or not _is_host(host):
         raise UrlRefused("a URL has no usable host or port")
     if parts.scheme == "http" and not (allow_http_loopback and is_loopback_host(host)):
-        raise UrlRefused("a URL must be https; http is for loopback addresses, where they are allowed")
+        needs = " with --allow-http-loopback" if is_loopback_host(host) else ""
+        raise UrlRefused(f"a URL must be https; http is for loopback addresses alone{needs}")
     return url
 
 

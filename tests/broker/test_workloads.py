@@ -192,6 +192,13 @@ async def test_a_token_that_could_speak_for_two_is_refused_unless_both_share(cor
         await corp.update("first", shared_authorizer=False)
 
 
+async def test_a_name_that_is_taken_is_said_to_be_taken_whatever_the_authorizer(corp: Operator) -> None:
+    await corp.create("first", issuer="corp", clients=("one",))
+    with raising("conflict") as refused:
+        await corp.create("first", issuer="corp", clients=("one",))
+    assert "workloads update first" in refused.value.message
+
+
 async def test_a_workload_does_not_overlap_with_itself(corp: Operator) -> None:
     await corp.create(issuer="corp", clients=("one",))
     assert (await corp.update(clients=("one", "two"))).authorizer.clients == {"one", "two"}

@@ -33,6 +33,13 @@ def test_add_answers_in_json_too(vault: CommandLine) -> None:
     assert added["next_command"].startswith("mcp-identity connect github-work")
 
 
+def test_where_a_server_has_the_redirect_uri_connect_is_not_what_comes_next(vault: CommandLine) -> None:
+    public = "https://identity.example.com"
+    added = vault.succeed(*GITHUB, "--client-secret-stdin", "--json", stdin=SECRET, MCP_IDENTITY_PUBLIC_URL=public).json
+    assert added["redirect_uri"].startswith(public)
+    assert added["next_command"] == "mcp-identity providers test github-work"
+
+
 @pytest.mark.parametrize("place", ["env", "file", "stdin"])
 def test_a_secret_comes_from_a_variable_a_file_or_stdin_and_is_never_shown(
     vault: CommandLine, tmp_path: Path, place: str

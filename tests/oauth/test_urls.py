@@ -75,3 +75,10 @@ def test_anything_else_is_no_resource(resource: str) -> None:
     with pytest.raises(InvalidTarget) as refusal:
         check_resource(resource)
     assert refusal.value.code == "invalid_target"
+
+
+def test_the_option_for_http_is_named_only_where_it_helps() -> None:
+    for url, named in (("http://127.0.0.1:8000", True), ("http://idp.example.com", False)):
+        with pytest.raises(UrlRefused) as refusal:
+            check_url(url)
+        assert ("--allow-http-loopback" in refusal.value.message) is named
