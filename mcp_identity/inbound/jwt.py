@@ -185,14 +185,13 @@ def _is_access_token(claims: Fields, rules: TokenRules) -> bool:
 def _audiences(claims: Fields, issuer: Issuer) -> frozenset[str]:
     """Whom the token is for; one of the issuer's audiences is among them.
 
-    Empty only where the vendor writes no audience, and none was configured.
+    Empty only where the vendor writes no audience, and none was configured; a token that has one is then somebody else's.
     """
     value = claims.get("aud")
     if value is None and not issuer.rules.audience_required and not issuer.audiences:
         return frozenset()
     audiences = _strings([value] if isinstance(value, str) else value)
-    if issuer.audiences or issuer.rules.audience_required:
-        _require(bool(issuer.audiences & audiences))
+    _require(bool(issuer.audiences & audiences))
     return audiences
 
 

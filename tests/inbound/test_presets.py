@@ -104,6 +104,7 @@ def test_cognito_has_no_audience_and_a_client_instead(clock: FakeClock) -> None:
     refused(idp, idp.access_token(claims={"token_use": "id"}))
     refused(idp, idp.access_token(), audiences=frozenset({"https://api.example.com"}))
     bound = idp.access_token(audience="https://api.example.com")
+    refused(idp, bound)  # it was asked for another service, and only by that service's name
     assert kit.verify(idp, bound, kit.issuer_of(idp, audiences=frozenset({"https://api.example.com"}))).audiences
 
 
