@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from mcp_identity.domain.identity import Proof, slug
-from mcp_identity.tools.limits import caller_of
+from mcp_identity.tools.limits import caller_of, group_of
 
 if TYPE_CHECKING:
     from mcp_identity.broker.audit import Call
@@ -221,7 +221,8 @@ async def _counted(limits: Limits, ctx: Any, call_next: Callable[[Any], Awaitabl
     if ctx.method != "tools/call":
         return await call_next(ctx)
     principal = _arrived.get().principal
-    with limits.running.hold(caller_of(principal) if principal else ()) as has_room:
+    key, group = (caller_of(principal), group_of(principal)) if principal else ((), ())
+    with limits.running.hold(key, group) as has_room:
         token = _has_room.set(has_room)
         try:
             return await call_next(ctx)

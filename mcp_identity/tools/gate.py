@@ -39,7 +39,7 @@ from mcp_identity.domain.errors import (
 from mcp_identity.domain.identity import Principal
 from mcp_identity.tools import challenges
 from mcp_identity.tools.caller import Arrived, Authenticator, arriving
-from mcp_identity.tools.limits import MOST_COUNTED, Limits, caller_of
+from mcp_identity.tools.limits import MOST_COUNTED, Limits, caller_of, group_of
 from mcp_identity.tools.metadata import SCOPES, metadata_url
 from mcp_identity.tools.scopes import SCOPE_OF, is_allowed, scopes_needed
 
@@ -225,11 +225,12 @@ class Gate:
     ) -> None:
         """Serve a request of a caller who may come in."""
         limits, key = self._post.limits, caller_of(principal) if principal else _ANYBODY
+        group = group_of(principal) if principal else _ANYBODY
         # Elsewhere the SDK does not look at the header, so what stands in it is no session.
         session = headers.get(SESSION_HEADER, "") if self._edge == "http" and not is_stateless(headers) else ""
         opens = self._edge == "http" and scope["method"] == "POST" and not session and not is_stateless(headers)
         streams = scope["method"] == "GET" or (is_stateless(headers) and headers.get("mcp-method") == "subscriptions/listen")
-        with (limits.streams if streams else limits.answering).hold(key) as has_room:
+        with (limits.streams if streams else limits.answering).hold(key, group) as has_room:
             if not has_room or (opens and not limits.sessions.has_room(key)):
                 limits.refused(RateLimited.code, self._edge, principal, _source(scope))
                 await challenges.say(challenges.too_many(1), send)

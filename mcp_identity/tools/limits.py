@@ -28,6 +28,11 @@ def caller_of(principal: Principal) -> tuple[str, str, str]:
     return principal.tenant, principal.workload.id, principal.user_key
 
 
+def group_of(principal: Principal) -> tuple[str, str]:
+    """Whose counts go together: the workload, since it brings the users."""
+    return principal.tenant, principal.workload.id
+
+
 class Buckets:
     """So many a second for each key, and as many at once after a rest (a token bucket)."""
 
@@ -68,7 +73,7 @@ class Buckets:
 
 
 class Room:
-    """So many at once, of everybody and of each."""
+    """So many at once: of everybody, of each, and of each group half of all, so that no group can keep the others out."""
 
     def __init__(self, total: int, each: int) -> None:
         """Nobody is in.
@@ -79,25 +84,34 @@ class Room:
         """
         self._total = total
         self._each = each
+        self._of_group = max(1, total // 2)
         self._inside: dict[Hashable, int] = {}
         self._count = 0
 
     @contextmanager
-    def hold(self, key: Hashable) -> Generator[bool]:
-        """Take a place while the block lasts; False where there is none, and then nothing is held."""
-        held = self._inside.get(key, 0)
-        if self._count >= self._total or held >= self._each:
+    def hold(self, key: Hashable, group: Hashable) -> Generator[bool]:
+        """Take a place while the block lasts; False where there is none, and then nothing is held.
+
+        Args:
+            key: Whose it is.
+            group: Who can make any number of keys: an agent names its users.
+        """
+        counted = ("one", key), ("group", group)
+        full = any(self._inside.get(each, 0) >= most for each, most in zip(counted, (self._each, self._of_group), strict=True))
+        if full or self._count >= self._total:
             yield False
             return
-        self._inside[key] = held + 1
         self._count += 1
+        for each in counted:
+            self._inside[each] = self._inside.get(each, 0) + 1
         try:
             yield True
         finally:
             self._count -= 1
-            self._inside[key] -= 1
-            if not self._inside[key]:
-                del self._inside[key]
+            for each in counted:
+                self._inside[each] -= 1
+                if not self._inside[each]:
+                    del self._inside[each]
 
 
 class Sessions:

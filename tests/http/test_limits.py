@@ -175,11 +175,20 @@ def test_the_tables_do_not_grow_with_the_keys() -> None:
 
 def test_room_is_given_back() -> None:
     room = Room(2, 1)
-    with room.hold("a") as first, room.hold("a") as second, room.hold("b") as third, room.hold("c") as fourth:
+    with room.hold("a", 1) as first, room.hold("a", 1) as second, room.hold("b", 2) as third, room.hold("c", 3) as fourth:
         assert (first, second, third, fourth) == (True, False, True, False)
-    with room.hold("a") as again:
+    with room.hold("a", 1) as again:
         assert again
     assert not vars(room)["_inside"]
+
+
+def test_a_workload_with_many_users_leaves_half_of_the_room_to_others() -> None:
+    """covers: A45."""
+    room = Room(4, 2)
+    with room.hold("a", "busy") as first, room.hold("b", "busy") as second, room.hold("c", "busy") as third:
+        assert (first, second, third) == (True, True, False)
+        with room.hold("d", "quiet") as other:
+            assert other
 
 
 def test_sessions_that_rest_too_long_do_not_count() -> None:

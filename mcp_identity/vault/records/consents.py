@@ -127,6 +127,12 @@ class ConsentRecords(AuditRecords):
         row = self.connection.execute(select(_SESSIONS).where(_SESSIONS.c.id == session_id)).mappings().first()
         return self._session(row) if row else None
 
+    def has_session_ended(self, session_id: str) -> bool:
+        """Whether a session is over, or gone; a look at the columns, cheap enough to be repeated, and no proof."""
+        waiting = _SESSIONS.c.state.in_(_WAITING) & (_SESSIONS.c.expires_at > micros(self.now))
+        open_ = (_SESSIONS.c.id == session_id) & (waiting | _SESSIONS.c.state.in_(_UNDER_WAY))
+        return self.connection.execute(select(_SESSIONS.c.id).where(open_)).first() is None
+
     def find_open_session(self, request_hash: bytes, tenant: str, workload_id: str, user: str) -> ConsentSession | None:
         """The open session of an equal request, so that asking twice gives one link."""
         query = select(_SESSIONS).where(
@@ -151,10 +157,15 @@ class ConsentRecords(AuditRecords):
             self.connection.execute(count.where(mine & recent)).scalar_one(),
         )
 
-    def count_open_sessions(self) -> int:
-        """How many consents are open in the whole vault."""
+    def count_open_sessions(self, tenant: str, workload_id: str) -> tuple[int, int]:
+        """How many consents are open in the whole vault, and how many of those are one workload's."""
         waiting = _SESSIONS.c.state.in_(_WAITING) & (_SESSIONS.c.expires_at > micros(self.now))
-        return self.connection.execute(select(func.count()).select_from(_SESSIONS).where(waiting)).scalar_one()
+        mine = (_SESSIONS.c.tenant_id == tenant) & (_SESSIONS.c.workload_id == workload_id)
+        count = select(func.count()).select_from(_SESSIONS)
+        return (
+            self.connection.execute(count.where(waiting)).scalar_one(),
+            self.connection.execute(count.where(waiting & mine)).scalar_one(),
+        )
 
     def start_attempt(self, session: ConsentSession, attempt: Attempt) -> bool:
         """The button was pressed: `pending` or `started` → `started`; an earlier attempt is void.
