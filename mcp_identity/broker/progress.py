@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Generator
 from dataclasses import replace
 from datetime import datetime
@@ -33,6 +34,7 @@ from mcp_identity.domain.errors import (
 )
 from mcp_identity.domain.provider import CredentialProvider
 from mcp_identity.vault.records import Records
+from mcp_identity.vault.vault import Vault
 
 MAXIMUM_WAIT_SECONDS = 50
 _POLL_SECONDS = 0.25
@@ -58,6 +60,7 @@ class Progress:
         """Nobody waits yet."""
         self._services = services
         self._waiting: dict[tuple[str, str], int] = {}
+        self._lookout = _Lookout(services.vault)
 
     async def status(self, call: Call, session_uri: str, wait_seconds: float) -> ConsentStatus:
         """Where a consent stands; waits until it has ended, or the time is over.
@@ -73,8 +76,8 @@ class Progress:
             deadline = clock.monotonic() + wait_seconds
             status = await self._status(call, session_uri)
             while status.status == OPEN_STATUS and clock.monotonic() < deadline:
-                await anyio.sleep(_POLL_SECONDS)
-                status = await self._status(call, session_uri)
+                if await self._lookout.has_ended(session_id_of(session_uri) or ""):
+                    status = await self._status(call, session_uri)
         event = call.event(provider=status.provider).ending("ok", status=status.status)
         await self._services.vault.run(lambda records: records.append_audit(event))
         return status
@@ -114,6 +117,31 @@ class Progress:
             self._waiting[name] -= 1
             if not self._waiting[name]:
                 del self._waiting[name]
+
+
+class _Lookout:
+    """Looks whether sessions have ended, for all who wait at once: their number does not count."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._watched = Counter[str]()
+        self._ended = frozenset[str]()
+        self._turn = anyio.Lock()
+        self._looked_at = 0.0
+
+    async def has_ended(self, session_id: str) -> bool:
+        """Whether a session is over, a moment from now."""
+        self._watched[session_id] += 1
+        began = anyio.current_time()
+        try:
+            await anyio.sleep(_POLL_SECONDS)
+            async with self._turn:
+                if self._looked_at <= began:
+                    watched, self._looked_at = tuple(self._watched), anyio.current_time()
+                    self._ended = await self._vault.read(lambda records: records.ended_sessions(watched))
+            return session_id in self._ended
+        finally:
+            self._watched -= Counter([session_id])
 
 
 def standing(session: ConsentSession, now: datetime) -> tuple[ConsentState, str]:

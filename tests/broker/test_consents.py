@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import anyio
+import anyio.from_thread
+import anyio.lowlevel
 import pytest
 
 from mcp_identity.broker.answers import ConsentRequired, ConsentStatus, TokenReleased
 from mcp_identity.domain.credentials import Reason
+from mcp_identity.vault.records import Records
 from tests.broker.kit import BY_ISSUER, Product, free_port, raising, running_product
 
 # Links
@@ -229,6 +233,39 @@ async def test_a_wait_ends_when_the_consent_does(idp: Product) -> None:
             await anyio.lowlevel.checkpoint()
             await idp.consent(consent)
     assert [status.status for status in found] == ["completed"]
+
+
+async def test_many_who_wait_look_together(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look several times a second, and many users may be asked at once."""
+    await product.add()
+    agents = [await product.as_workload(f"agent-{number}") for number in range(20)]
+    links = [await agent.link() for agent in agents]
+    look, looks, looked = Records.ended_sessions, list[int](), anyio.Event()
+
+    def looking(records: Records, session_ids: Collection[str]) -> frozenset[str]:
+        looks.append(len(session_ids))
+        if len(looks) == 4:
+            anyio.from_thread.run_sync(looked.set)
+        return look(records, session_ids)
+
+    found: list[str] = []
+
+    async def wait(agent: Product, link: ConsentRequired) -> None:
+        found.append((await agent.broker.get_consent(agent.call(), link.session_uri, 50)).status)
+
+    monkeypatch.setattr(Records, "ended_sessions", looking)
+    async with anyio.create_task_group() as group:
+        for agent, link in zip(agents, links, strict=True):
+            group.start_soon(wait, agent, link)
+        await looked.wait()
+        assert max(looks) == 20
+        await agents[0].consent(links[0])
+        while not found:
+            await anyio.lowlevel.checkpoint()
+        assert found == ["completed"]
+        product.clock.advance(601)
+    assert sorted(found) == ["completed"] + ["expired"] * 19
+    assert len(looks) < 40
 
 
 async def test_a_wait_ends_when_its_time_is_over(idp: Product) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -127,11 +128,11 @@ class ConsentRecords(AuditRecords):
         row = self.connection.execute(select(_SESSIONS).where(_SESSIONS.c.id == session_id)).mappings().first()
         return self._session(row) if row else None
 
-    def has_session_ended(self, session_id: str) -> bool:
-        """Whether a session is over, or gone; a look at the columns, cheap enough to be repeated, and no proof."""
+    def ended_sessions(self, session_ids: Collection[str]) -> frozenset[str]:
+        """Which of some sessions are over, or gone; a look at the columns, cheap enough to be repeated, and no proof."""
         waiting = _SESSIONS.c.state.in_(_WAITING) & (_SESSIONS.c.expires_at > micros(self.now))
-        open_ = (_SESSIONS.c.id == session_id) & (waiting | _SESSIONS.c.state.in_(_UNDER_WAY))
-        return self.connection.execute(select(_SESSIONS.c.id).where(open_)).first() is None
+        open_ = _SESSIONS.c.id.in_(session_ids) & (waiting | _SESSIONS.c.state.in_(_UNDER_WAY))
+        return frozenset(session_ids) - set(self.connection.execute(select(_SESSIONS.c.id).where(open_)).scalars())
 
     def find_open_session(self, request_hash: bytes, tenant: str, workload_id: str, user: str) -> ConsentSession | None:
         """The open session of an equal request, so that asking twice gives one link."""
