@@ -29,6 +29,11 @@ _FORWARDING = ("forwarded", "via", "x-real-ip")
 _FORWARDING_PREFIX = "x-forwarded"
 _DEFAULT_PORTS = {"https": ":443", "http": ":80"}
 BAD_REQUEST, FORBIDDEN, MISDIRECTED, TOO_LARGE = 400, 403, 421, 431
+_HINTS = {
+    MISDIRECTED: ": its Host is neither the public URL's nor in MCP_IDENTITY_ALLOWED_HOSTS",
+    FORBIDDEN: ": its Origin is not in MCP_IDENTITY_ALLOWED_ORIGINS, or its peer is not in MCP_IDENTITY_TRUSTED_PROXIES",
+}
+"""For the operator, who alone reads the log."""
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -93,7 +98,7 @@ class Door:
             await send(message)
 
         if status:
-            _log.info("a request was turned away at the door with %d", status)
+            _log.info("a request was turned away at the door with %d%s", status, _HINTS.get(status, ""))
             await PlainTextResponse("", status, {"cache-control": "no-store", "connection": "close"})(
                 scope, receive, send_guarded
             )

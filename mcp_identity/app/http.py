@@ -26,7 +26,7 @@ from mcp_identity.tools import limits
 from mcp_identity.tools.caller import Caller, HttpCaller, Local, LoopbackCaller
 from mcp_identity.tools.gate import Gate, Guesses, Post
 from mcp_identity.tools.malformed import Unrepeated
-from mcp_identity.tools.metadata import metadata_routes
+from mcp_identity.tools.metadata import metadata_routes, metadata_url
 from mcp_identity.tools.releases import Releases
 from mcp_identity.tools.server import build_server
 from mcp_identity.tools.streams import Streams
@@ -187,11 +187,8 @@ def _sse_routes(server: IdentityServer, settings: Settings, post: Post, streams:
 def _release_routes(caller: Caller, post: Post, streams: Streams) -> list[Route]:
     """Where agent code redeems a handle; who guesses handles is stopped, whatever its own bearer is worth."""
     guesses = Guesses(post.limits)
-    return [
-        Route(
-            RELEASES_PATH, Gate(guesses.before(Releases(caller.begin, guesses.count)), post, streams, edge="http", resource="")
-        )
-    ]
+    releases = Releases(caller.begin, guesses.count, metadata_url(post.base_url, ""))
+    return [Route(RELEASES_PATH, Gate(guesses.before(releases), post, streams, edge="http", resource=""))]
 
 
 def _page_routes(prepared: app.Prepared, site: Site) -> list[Route]:

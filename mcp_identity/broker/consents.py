@@ -301,8 +301,8 @@ class Consents:
         if recent >= limits.links_per_minute:
             raise RateLimited("too many new links for this provider; wait a minute", retry_after_seconds=60)
         at_all, of_workload = records.count_open_sessions(request.tenant, request.workload_id)
-        # A workload can bring any number of users, so half of all is for the others.
-        if at_all >= limits.total_consents or of_workload >= max(limits.pending_consents, limits.total_consents // 2):
+        # A workload can bring any number of users, so an eighth of all is for the others.
+        if at_all >= limits.total_consents or of_workload >= limits.total_consents - limits.total_consents // 8:
             raise RateLimited("this server has too many open consents; ask again later", retry_after_seconds=60)
 
 

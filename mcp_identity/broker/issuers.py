@@ -232,11 +232,6 @@ def _check_audiences(preset: IssuerPreset, spec: IssuerSpec) -> None:
             "say what its tokens must be for: --audience AUD, as the identity provider writes it into `aud`; "
             "else a token for any other service would be accepted here"
         )
-    if spec.audiences and not preset.rules.audience_required:
-        raise InvalidRequest(
-            f"{preset.title} writes no audience into access tokens: leave --audience out, and name the clients at each "
-            "workload: mcp-identity workloads create NAME --issuer ISSUER --allowed-client CLIENT"
-        )
 
 
 def _check_login(preset: IssuerPreset, spec: IssuerSpec) -> None:

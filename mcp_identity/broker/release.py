@@ -152,11 +152,20 @@ def _tokens(grant: Grant) -> TokenSet:
     return grant.tokens
 
 
+def require_way_out(provider: CredentialProvider, *, default_release: Release) -> None:
+    """Refuse at once what leaves by no edge, whatever the user would say, before anybody is asked.
+
+    Raises:
+        AccessDenied: If the provider's release mode keeps every credential of it here.
+    """
+    if (provider.release or default_release) is Release.NEVER:
+        raise AccessDenied(f"{provider.name} has release never: its credential is used through call_api and does not leave")
+
+
 def _require_release(
     principal: Principal, provider: CredentialProvider, mode: Release, *, long_lived: bool, obtained_by: str
 ) -> None:
-    if mode is Release.NEVER:
-        raise AccessDenied(f"{provider.name} has release never: its credential is used through call_api and does not leave")
+    require_way_out(provider, default_release=mode)
     if mode is Release.HANDLE and not _can_redeem(principal):
         raise AccessDenied(
             f"{provider.name} has release handle, which on {_where(principal)} behaves as never: "

@@ -16,7 +16,7 @@ from mcp_identity.broker.answers import HandleIssued, TokenReleased
 from mcp_identity.broker.audit import Call
 from mcp_identity.broker.plan import Plan
 from mcp_identity.broker.refresh import Refresher
-from mcp_identity.broker.release import release_token
+from mcp_identity.broker.release import release_token, require_way_out
 from mcp_identity.broker.services import Services
 from mcp_identity.broker.tasks import Owned, one_more
 from mcp_identity.domain.api_call import Attempt
@@ -116,6 +116,8 @@ class Tokens:
             UpstreamError: If it had to be obtained and could not be, and no token that still lives can be served instead.
             IdentityError: As the vault and the release say.
         """
+        require_access(call.principal, call.action, plan.provider, plan.scopes)
+        require_way_out(plan.provider, default_release=self._services.default_release)
         return await self.serve(call, plan, self._releasing(call, plan))
 
     async def serve(self, call: Call, plan: Plan, door: Door[T], attempt: Attempt | None = None) -> T | NeedsConsent:

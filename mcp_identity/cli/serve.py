@@ -43,6 +43,10 @@ def serve(arguments: list[str]) -> NoReturn:
     options = parser.parse_args(arguments)
     if options.transport == "stdio":
         _refuse_network_options(parser, options)
+    elif options.workload and not options.insecure_loopback:
+        parser.error("--workload is for stdio; over HTTP each caller's bearer says which workload it is")
+    elif options.trust_local_user:
+        parser.error("--trust-local-user is for stdio; over HTTP nobody is this machine's user")
     gc.disable()  # switched on again once everything is imported
     from mcp_identity import __version__
     from mcp_identity.cli.logs import configure_logging

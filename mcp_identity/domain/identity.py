@@ -136,6 +136,11 @@ class Principal:
         """The user's key, or the empty string for a workload on its own."""
         return self.user.key if self.user else ""
 
+    @property
+    def is_workload_itself(self) -> bool:
+        """Whether the workload came for nobody but itself, by a proof of its own: its key, or its service's token."""
+        return self.verified and self.user is None and self.authenticated_by in (Proof.WORKLOAD_KEY, Proof.JWT)
+
 
 def command(tenant: str) -> str:
     """How a command line for an operator of this tenant begins, in messages that say what to do."""

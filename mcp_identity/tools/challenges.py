@@ -30,16 +30,16 @@ def unauthenticated(metadata_url: str, scopes: Iterable[str], failed: CallerErro
         failed: Why the bearer was not believed; None where there was none.
     """
     if failed is None:
-        return _answer(401, "unauthenticated", UNAUTHENTICATED, _challenge(metadata_url, scopes, ""))
+        return _answer(401, "unauthenticated", UNAUTHENTICATED, challenge(metadata_url, scopes, ""))
     expired = isinstance(failed, TokenExpired)
-    return _answer(401, failed.code, EXPIRED if expired else REFUSED, _challenge(metadata_url, scopes, INVALID_TOKEN))
+    return _answer(401, failed.code, EXPIRED if expired else REFUSED, challenge(metadata_url, scopes, INVALID_TOKEN))
 
 
 def insufficient_scope(metadata_url: str, scopes: Iterable[str]) -> Response:
     """403, with every scope that is needed for it (RFC 6750 §3.1, and the MCP specification on step-up)."""
     scopes = tuple(scopes)
     message = f"the caller's token needs the scopes {' '.join(scopes)}"
-    return _answer(403, INSUFFICIENT_SCOPE, message, _challenge(metadata_url, scopes, INSUFFICIENT_SCOPE))
+    return _answer(403, INSUFFICIENT_SCOPE, message, challenge(metadata_url, scopes, INSUFFICIENT_SCOPE))
 
 
 def malformed(message: str) -> Response:
@@ -77,7 +77,8 @@ def failed() -> Response:
     return _answer(500, IdentityError.code, "the server failed; its log knows more", {})
 
 
-def _challenge(metadata_url: str, scopes: Iterable[str], error: str) -> dict[str, str]:
+def challenge(metadata_url: str, scopes: Iterable[str], error: str) -> dict[str, str]:
+    """The header that says what would do: the scopes, and where the issuers are named (RFC 6750 §3, RFC 9728 §5.1)."""
     parts = [f'error="{error}"'] if error else []
     parts += [f'scope="{" ".join(scopes)}"', f'resource_metadata="{metadata_url}"']
     return {"www-authenticate": "Bearer " + ", ".join(parts)}

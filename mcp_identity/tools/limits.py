@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mcp_identity.domain.identity import Principal
 
 MOST_COUNTED = 10_000
+KEPT_FOR_OTHERS = 8
+"""Every so-many-th place is not for a group that has taken all others."""
 _MINUTE = 60.0
 
 
@@ -73,7 +75,7 @@ class Buckets:
 
 
 class Room:
-    """So many at once: of everybody, of each, and of each group half of all, so that no group can keep the others out."""
+    """So many at once: of everybody, of each, and of a group all but an eighth, so that none keeps the others out."""
 
     def __init__(self, total: int, each: int) -> None:
         """Nobody is in.
@@ -84,7 +86,7 @@ class Room:
         """
         self._total = total
         self._each = each
-        self._of_group = max(1, total // 2)
+        self._of_group = total - total // KEPT_FOR_OTHERS
         self._inside: dict[Hashable, int] = {}
         self._count = 0
 

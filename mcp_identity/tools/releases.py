@@ -24,6 +24,7 @@ from mcp_identity.domain.errors import (
     RateLimited,
     StorageError,
 )
+from mcp_identity.tools import challenges
 from mcp_identity.tools.results import iso
 from mcp_identity.tools.scopes import is_allowed, scopes_needed
 
@@ -55,14 +56,17 @@ class Releases:
         self,
         begin: Callable[[str], Awaitable[tuple[Broker, Call]]],
         refused: Callable[[Scope], None] = lambda _scope: None,
+        metadata_url: str = "",
     ) -> None:
         """Know who calls.
 
         Args:
             begin: Begins a call of the principal that the gate has verified.
             refused: Told of every redemption that failed, for its limits.
+            metadata_url: Of this resource, for the challenge to a token that lacks a scope (RFC 9728 §5.1).
         """
         self._begin = begin
+        self._metadata_url = metadata_url
         self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,6 +87,8 @@ class Releases:
             if isinstance(error, NotFound | InvalidRequest | AccessDenied):
                 self._refused(scope)
             answer = _error(error, correlation_id)
+            if isinstance(error, InsufficientScope):
+                answer.headers.update(challenges.challenge(self._metadata_url, error.scopes, challenges.INSUFFICIENT_SCOPE))
         except Exception:  # whoever asks learns no more than that it failed
             log.exception("a redemption failed unexpectedly")
             answer = _error(IdentityError("the server failed; its log knows more"), correlation_id)

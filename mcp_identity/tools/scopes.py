@@ -35,6 +35,9 @@ TOOL_SCOPES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Every tool for agents, and the scope that it needs."""
 
+FOR_WORKLOADS: Final = frozenset({"get_workload_access_token", "get_identity_token"})
+"""What only a workload itself is given: nobody who came for a user, or by a token that was derived."""
+
 SCOPE_OF: Final[Mapping[str, str]] = MappingProxyType(
     {
         **TOOL_SCOPES,
@@ -54,6 +57,11 @@ def scope_of(name: str) -> str:
 def is_allowed(principal: Principal, name: str) -> bool:
     """Whether a principal's token has the scope that a tool, a resource or a prompt needs."""
     return principal.tool_scopes is None or scope_of(name) in principal.tool_scopes
+
+
+def is_of_use(principal: Principal, name: str) -> bool:
+    """Whether a principal may call a tool, as far as that can be said before it does."""
+    return is_allowed(principal, name) and (name not in FOR_WORKLOADS or principal.is_workload_itself)
 
 
 def scopes_needed(principal: Principal, name: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from mcp_identity.tools import call_api, consent_tools, hints, listings, results
 from mcp_identity.tools.arguments import GrantFlow, PromptProvider, Provider, provider_name
 from mcp_identity.tools.caller import Caller
 from mcp_identity.tools.edge import IdentityServer
-from mcp_identity.tools.scopes import is_allowed
+from mcp_identity.tools.scopes import is_of_use
 from mcp_identity.tools.texts import CONNECT_ACCOUNT, DESCRIPTIONS
 
 
@@ -74,7 +74,7 @@ def _add_looking_tools(server: IdentityServer) -> None:
     async def whoami() -> Annotated[CallToolResult, listings.WhoamiResult]:  # pyright: ignore[reportUnusedFunction]
         broker, call = await server.begin("whoami")
         await broker.note(call)
-        may = [tool.name for tool in await server.list_tools() if is_allowed(call.principal, tool.name)]
+        may = [tool.name for tool in await server.list_tools() if is_of_use(call.principal, tool.name)]
         return listings.whoami_answer(call.principal, sorted(may))
 
 

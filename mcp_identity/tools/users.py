@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from mcp_identity.domain.credentials import Secret
-from mcp_identity.domain.errors import AccessDenied, InvalidRequest
-from mcp_identity.domain.identity import ASSERTED_ISSUER, User, UserKind
+from mcp_identity.domain.errors import AccessDenied, InvalidRequest, Unauthenticated
+from mcp_identity.domain.identity import ASSERTED_ISSUER, User, UserKind, command
 
 if TYPE_CHECKING:
     from mcp_identity.domain.identity import Principal
@@ -80,7 +80,13 @@ async def named_user(verifier: UserVerifier | None, principal: Principal, user_t
     if user_token:
         if verifier is None:
             raise InvalidRequest("no issuer of user tokens is configured here, so user_token cannot be verified")
-        verified = await verifier.verify_user_token(principal, Secret(user_token))
+        try:
+            verified = await verifier.verify_user_token(principal, Secret(user_token))
+        except Unauthenticated:
+            raise Unauthenticated(
+                "the user_token is not accepted: it has to be a valid access token of a user, and fit the authorizer of this "
+                f"very agent; an operator sees that: {command(principal.tenant)} workloads show {principal.workload.name}"
+            ) from None
         return NamedUser(verified.user, verified.expires_at, verified.tool_scopes)
     if not user_id:
         return None

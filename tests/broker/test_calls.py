@@ -47,7 +47,7 @@ async def api(product: Product) -> Product:
 async def federated(product: Product) -> Product:
     """The same for users, of whom one has consented to `read`."""
     await product.add(api_hosts=(API,), release="never", scopes=("read", "write"))
-    await product.consent(await product.link("read"))
+    await product.consent(await product.start("read"))
     return product
 
 

@@ -402,13 +402,13 @@ async def test_a_server_has_a_limit_of_open_consents_at_all(tmp_path: Path) -> N
         assert (await remote.product.start()).session_uri
 
 
-async def test_a_workload_with_many_users_leaves_half_of_the_consents_to_others(tmp_path: Path) -> None:
+async def test_a_workload_with_many_users_leaves_a_part_of_the_consents_to_others(tmp_path: Path) -> None:
     """covers: A45."""
-    async with running_remote(tmp_path / "home", total_consents=4, pending_consents=1) as remote:
-        for number in range(2):
+    async with running_remote(tmp_path / "home", total_consents=8) as remote:
+        for number in range(7):
             assert (await remote.as_asserted(f"u{number}").start(return_url=RETURN_URL)).session_uri
         with raising("rate_limited"):
-            await remote.as_asserted("u2").start(return_url=RETURN_URL)
+            await remote.as_asserted("u7").start(return_url=RETURN_URL)
         other = remote.as_agent(await remote.add_workload("other"))
         assert (await other.start(return_url=RETURN_URL)).session_uri
 

@@ -169,7 +169,6 @@ async def test_a_discovery_url_has_no_query(operator: Operator) -> None:
         ({"audiences": ("a b",)}, "audience"),
         ({"audiences": ("a\n",)}, "audience"),
         ({"preset": "nosuch"}, "oidc"),
-        ({"preset": "cognito"}, "--allowed-client"),
         ({"login_secret": Secret("s")}, "--login-client-id"),
         ({"login_discovery_url": "https://idp.example.com"}, "--login-client-id"),
         ({"login_client_id": "a b"}, "client id"),
@@ -372,3 +371,11 @@ async def test_without_a_public_url_the_operator_is_told_that_nobody_signs_in(tm
         issuer = await operator.add_issuer(FakeIdentityProvider(), login_client_id=LOGIN_CLIENT)
         assert any("MCP_IDENTITY_PUBLIC_URL" in note for note in operator.broker.issuers.notes(issuer))
         assert operator.broker.issuers.login_redirect_uri(issuer) == ""
+
+
+async def test_a_cognito_pool_may_have_an_audience_and_need_not(operator: Operator) -> None:
+    """Its tokens have one where the pool binds them to a resource; once it is named, it must be there."""
+    plain, bound = FakeIdentityProvider("cognito"), FakeIdentityProvider("cognito")
+    assert (await operator.add_issuer(plain, "plain", audiences=())).audiences == frozenset()
+    bound.origin = "https://bound.example.com"
+    assert (await operator.add_issuer(bound, "bound", audiences=(AUDIENCE,))).audiences == {AUDIENCE}

@@ -16,12 +16,20 @@ from tests.broker.kit import Product, raising, running_product
 async def test_a_credential_that_stays_here_is_not_released(product: Product, flows: str, release: str) -> None:
     await product.add(flows=flows, release=release)
     if flows == "USER_FEDERATION":
-        await product.consent(await product.link())
+        await product.consent(await product.start())
     with raising("access_denied") as refused:
         await product.get()
     assert "call_api" in refused.value.message
     assert release in refused.value.message
     assert (await product.outcomes("get_token"))[-1] == "access_denied"
+
+
+async def test_nobody_is_asked_for_what_could_not_leave_anyway(product: Product) -> None:
+    await product.add(flows="USER_FEDERATION", release="never")
+    with raising("access_denied"):
+        await product.get()
+    assert await product.grants() == []
+    assert product.server.requests == []
 
 
 async def test_the_command_line_gets_no_handle_either(product: Product) -> None:

@@ -73,7 +73,6 @@ def test_the_secret_of_the_sign_in_comes_from_a_variable_a_file_or_stdin_and_is_
         (("--claim", "a=1", "--claim", "b=2"), "one claim"),
         (("--login-client-secret-env", "THE_SECRET"), "--login-client-id"),
         (("--preset", "google"), "--claim"),
-        (("--preset", "cognito"), "--allowed-client"),
     ],
 )
 def test_what_is_missing_or_contradictory_is_a_usage_error_that_names_it(

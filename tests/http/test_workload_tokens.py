@@ -54,7 +54,9 @@ async def test_a_workload_access_token_is_the_workload_and_the_user_that_it_was_
     me = await use(http, public, bearer, "whoami")
     assert (me["workload"], me["verified"]) == ("alice", True)
     assert "4711" in str(me)
+    its_own = await use(http, public, public.keys["alice"], "whoami")
     for tool, arguments in (("get_workload_access_token", {}), ("get_identity_token", {"audience": PARTNER})):
+        assert (tool in its_own["may"], tool in me["may"]) == (True, False)
         refused = await use(http, public, bearer, tool, **arguments)
         assert (refused["status"], refused["code"]) == ("error", "access_denied")
 

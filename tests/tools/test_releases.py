@@ -100,6 +100,7 @@ async def test_a_token_without_the_scope_is_forbidden(remote: Product) -> None:
     async with endpoint(remote, tool_scopes=frozenset({"identity:read"})) as client:
         answer = await client.post("/v1/releases", json={"handle": await handle_of(remote)})
     assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope")
+    assert answer.headers["www-authenticate"].startswith('Bearer error="insufficient_scope", scope="identity:')
     assert await remote.outcomes("redeem_release") == ["insufficient_scope"]
 
 
