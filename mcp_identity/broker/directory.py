@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from mcp_identity.broker.answers import ProviderCheck, ProviderSpec, Revoked
-from mcp_identity.broker.audit import Call, audited
+from mcp_identity.broker.audit import Call, audited, new_call, write_refusal
 from mcp_identity.broker.checkup import Checkup
 from mcp_identity.broker.configuration import configure, is_public, require_secret
 from mcp_identity.broker.grants import unknown_provider
@@ -259,9 +259,12 @@ class Directory:
             return found or records.register_workload(tenant, workload, edge)
 
         identity = await self._services.vault.run(unit)
+        principal = Principal(identity, user, edge, verified=False)
         if identity.disabled:
-            raise AccessDenied(f"the workload {workload} is disabled")
-        return Principal(identity, user, edge, verified=False)
+            refused = AccessDenied(f"the workload {workload} is disabled")
+            await write_refusal(self._services.vault, new_call(principal, "arrive", self._services.entropy), refused)
+            raise refused
+        return principal
 
     async def _audited(self, call: Call, name: str, work: Callable[[], Awaitable[T]]) -> T:
         return await audited(self._services.vault, call, work, provider=name)

@@ -318,3 +318,12 @@ async def test_a_vendor_that_this_version_does_not_know_hides_no_other_provider(
     assert [summary.provider.name for summary in listing.providers] == ["idp", "strange"]
     with raising("provider_misconfigured"):
         await idp.get(provider="strange")
+
+
+async def test_a_disabled_agent_of_this_machine_is_turned_away_and_that_is_written_down(product: Product) -> None:
+    agent, user = product.principal.workload, product.principal.user
+    assert user is not None
+    await product.run(lambda records: records.update_workload(replace(agent, disabled=True)))
+    with raising("access_denied"):
+        await product.broker.directory.local_principal("agent", user, "stdio")
+    assert await product.outcomes("arrive") == ["access_denied"]
