@@ -73,7 +73,10 @@ def is_own_origin(headers: Mapping[str, str], scheme: str, origins: frozenset[st
 
 
 def form_token(page_key: bytes, form_cookie: str, session_id: str) -> str:
-    """The hidden field that belongs to this browser's cookie and this session. Both parts have a fixed length."""
+    """The hidden field of a form: of this browser's cookie, and of what the form is for, a session or the portal.
+
+    The cookie has a fixed length, so no two pairs are joined to the same text.
+    """
     digest = hmac.digest(page_key, b"consent-form" + form_cookie.encode("ascii") + session_id.encode("ascii"), hashlib.sha256)
     return urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
 
