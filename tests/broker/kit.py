@@ -26,6 +26,7 @@ from mcp_identity.vault.vault import Vault
 from mcp_identity.vault.writer import Unit
 from tests.fakes.authorization_server import CLIENT_ID, CLIENT_SECRET, ISSUER, FakeAuthorizationServer
 from tests.fakes.clock import FakeClock
+from tests.fakes.home import put_vault
 
 BY_URLS = {
     "authorization_url": f"{ISSUER}/authorize",
@@ -223,6 +224,7 @@ async def running_product(
     clock = clock or FakeClock()
     server = server or FakeAuthorizationServer(clock.now)
     given: dict[str, Any] = {"callback_port": free_port(), "links_per_minute": 1000, "pending_consents": 1000, **settings}
+    put_vault(home)
     prepared = app.prepare(Settings(home=home, **given), clock=clock, transport=server)
     async with app.running(prepared, lambda: grace_seconds) as graph:
         principal = await graph.broker.directory.local_principal("agent", graph.user, "stdio")

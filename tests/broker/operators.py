@@ -20,6 +20,7 @@ from mcp_identity.settings import Settings
 from mcp_identity.vault.vault import Vault
 from tests.broker.kit import free_port
 from tests.fakes.clock import FakeClock
+from tests.fakes.home import put_vault
 from tests.fakes.identity_provider import FakeIdentityProvider, FakeIdentityTransport
 
 PUBLIC_URL = "https://identity.example.com"
@@ -106,6 +107,7 @@ async def running_operator(home: Path, *, public_url: str = PUBLIC_URL, **settin
     """The product on a vault in `home`, while the block lasts."""
     clock, transport = FakeClock(), FakeIdentityTransport()
     given = Settings(home=home, callback_port=free_port(), public_url=public_url, **settings)
+    put_vault(given.home)
     prepared = app.prepare(given, clock=clock, transport=transport)
     async with app.running(prepared):
         yield Operator(prepared, transport, clock)

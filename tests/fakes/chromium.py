@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import httpx2
 import pytest
 from anyio.streams.text import TextReceiveStream
 
+_ATTEMPTS = 5
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 FLAGS = (
     "--headless",
@@ -98,28 +99,40 @@ class Browser:
 
 
 @asynccontextmanager
+async def _driver() -> AsyncGenerator[int]:
+    """Run a driver; its port.
+
+    It takes a free port of IPv6 and then wants the same one of IPv4, which somebody may hold: then another one is begun.
+    """
+    said = ""
+    for _ in range(_ATTEMPTS):
+        async with await anyio.open_process([DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as driver:
+            try:
+                assert driver.stdout is not None
+                said = ""
+                async for text in TextReceiveStream(driver.stdout):
+                    said += text
+                    if found := re.search(r"successfully on port (\d+)", said):
+                        yield int(found[1])
+                        return
+            finally:
+                with suppress(ProcessLookupError):
+                    driver.terminate()
+    pytest.fail(f"chromedriver did not start: {said}")
+
+
+@asynccontextmanager
 async def chromium(profile: Path) -> AsyncGenerator[Browser]:
-    async with await anyio.open_process([DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as driver:
-        try:
-            assert driver.stdout is not None
-            said = ""
-            async for text in TextReceiveStream(driver.stdout):
-                said += text
-                if found := re.search(r"successfully on port (\d+)", said):
-                    break
-            else:
-                pytest.fail(f"chromedriver did not start: {said}")
-            async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{found[1]}", trust_env=False, timeout=30) as http:
-                options = {"binary": str(CHROMIUM), "args": [*FLAGS, f"--user-data-dir={profile}"]}
-                wanted: dict[str, Any] = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-                wanted["timeouts"] = {"implicit": 5000, "pageLoad": 10000}
-                answer = await http.post("/session", json={"capabilities": {"alwaysMatch": wanted}})
-                assert answer.status_code == 200, answer.text
-                browser = Browser(http, answer.json()["value"]["sessionId"])
-                yield browser
-                await http.delete(f"/session/{browser.session}")
-        finally:
-            driver.terminate()
+    """A browser with a profile of its own."""
+    async with _driver() as port, httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as http:
+        options = {"binary": str(CHROMIUM), "args": [*FLAGS, f"--user-data-dir={profile}"]}
+        wanted: dict[str, Any] = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        wanted["timeouts"] = {"implicit": 5000, "pageLoad": 10000}
+        answer = await http.post("/session", json={"capabilities": {"alwaysMatch": wanted}})
+        assert answer.status_code == 200, answer.text
+        browser = Browser(http, answer.json()["value"]["sessionId"])
+        yield browser
+        await http.delete(f"/session/{browser.session}")
 
 
 def require_chromium() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import socket
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
+from shutil import copyfile, rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 import anyio.to_thread
@@ -19,6 +23,7 @@ from mcp_identity.domain.credentials import Grant, Secret
 from mcp_identity.settings import Settings
 from mcp_identity.vault.records import Records
 from tests.fakes.browser import Browser
+from tests.fakes.clock import FakeClock
 from tests.fakes.mcp_client import environment_of
 from tests.fakes.vendor import CLIENT_ID, Vendor, new_secret
 
@@ -28,6 +33,28 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@cache
+def _ready() -> Path:
+    """A folder with a vault that nobody has used; made once for each process of the tests."""
+    folder = Path(mkdtemp(prefix="mcp-identity-tests-"))
+    atexit.register(rmtree, folder, ignore_errors=True)
+    app.prepare(Settings(home=folder / "home"), clock=FakeClock()).close()
+    return folder / "home"
+
+
+def put_vault(home: Path) -> None:
+    """See to it that there is a vault in a folder: a copy of one, where making another would only take time.
+
+    All copies have one key and one id; whoever needs another vault lets the product make it.
+    """
+    if home.exists():
+        return
+    home.mkdir(mode=0o700, parents=True)
+    for name in ("key", "vault.db"):
+        copyfile(_ready() / name, home / name)
+        (home / name).chmod(0o600)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from mcp_identity.domain.identity import Principal
 from mcp_identity.inbound.authentication import VerifiedUser
 from mcp_identity.settings import Settings
 from mcp_identity.tools.caller import Authenticator
-from tests.fakes.home import VaultHome
+from tests.fakes.home import VaultHome, put_vault
 from tests.fakes.mcp_client import STATELESS_VERSION, Json
 
 LEGACY_VERSION = "2025-11-25"
@@ -199,6 +199,7 @@ async def server_here(
     **settings: Any,
 ) -> AsyncGenerator[Server]:
     """A server in this process, ended with the block."""
+    put_vault(home.path)
     ending = Ending(app.SystemClock(), grace_seconds)
     async with running_server(
         settings_of(home, **settings), options or local_options(), ending, version="0", verify=verify

@@ -125,13 +125,13 @@ class Report:
     differences: list[str] = field(default_factory=list[str])
 
 
-async def attack(world: World, attacker: Identity, door: Door) -> Report:
-    """Set every argument of every tool to everybody else's names, through one door."""
+async def attack(world: World, attacker: Identity, door: Door, *, few: bool = False) -> Report:
+    """Set every argument of every tool to other identities' names, through one door; with `few`, to one other's alone."""
     report = Report()
     foreign = set[str]().union(*(each.canaries for each in world.others(attacker))) - attacker.canaries
     values = {
         value: (kind, victim)
-        for victim in world.victims(attacker)
+        for victim in world.victims(attacker, few=few)
         for kind, value in victim.known.items()
         if value not in attacker.known.values()
     }

@@ -96,11 +96,16 @@ class World:
         """Everybody else."""
         return [each for each in self.identities if each is not identity]
 
-    def victims(self, identity: Identity) -> list[Identity]:
-        """Those whose names are tried: who differs in one thing alone, and who in everything; with PROVE set, everybody."""
+    def victims(self, identity: Identity, *, few: bool = False) -> list[Identity]:
+        """Those whose names are tried: who differs in one thing alone, and who in everything; with PROVE set, everybody.
+
+        Args:
+            identity: The attacker.
+            few: Only who differs in everything.
+        """
         if PROVE:
             return self.others(identity)
-        return [each for each in self.others(identity) if _distance(identity, each) in (1, 4)]
+        return [each for each in self.others(identity) if _distance(identity, each) in ((4,) if few else (1, 4))]
 
     def obtained_by(self, agent: str) -> list[str]:
         """How the grants of an agent of the default tenant were obtained."""

@@ -28,6 +28,7 @@ from tests.broker.kit import Product
 from tests.fakes.authorization_server import ISSUER as VENDOR
 from tests.fakes.authorization_server import FakeAuthorizationServer
 from tests.fakes.clock import FakeClock
+from tests.fakes.home import put_vault
 from tests.fakes.identity_provider import ALICE, LOGIN_CLIENT, LOGIN_SECRET, FakeIdentityProvider, Person
 from tests.web.conftest import Page
 
@@ -237,6 +238,7 @@ async def running_remote(
         company = FakeIdentityProvider(now=clock.now)
         company.origin = COMPANY
     given: dict[str, Any] = {"links_per_minute": 1000, "pending_consents": 1000, **settings}
+    put_vault(home)
     prepared = app.prepare(
         Settings(home=home, **given), clock=clock, transport=World(server, company), front=PublicFront(public_url)
     )

@@ -109,10 +109,11 @@ async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tu
         return Response(pages.stylesheet(), media_type="text/css")
 
     app = Starlette(routes=[Route("/consent/style.css", style), Route("/{name}", page)])
-    sockets = claim(0)
-    assert sockets is not None
-    async with chromium(tmp_path_factory.mktemp("profile")) as window, serving(app, sockets):
-        yield window, f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+    async with chromium(tmp_path_factory.mktemp("profile")) as window:
+        sockets = claim(0)
+        assert sockets is not None
+        async with serving(app, sockets):
+            yield window, f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 1280)])
