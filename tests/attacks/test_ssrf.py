@@ -26,24 +26,13 @@ from mcp_identity.domain.http import HttpRequest, HttpResponse
 from mcp_identity.settings import Settings
 from mcp_identity.transport import Transport
 from tests.broker.kit import free_port
+from tests.broker.test_calls import REBINDINGS
 from tests.fakes.hostile_server import HostileServer, Script, hostile_server
 from tests.fakes.identity_provider import FakeIdentityProvider
 from tests.transport.test_addresses import FORBIDDEN_URLS
 
 REFUSED = {"url_refused", "invalid_request"}
 PUBLIC = "https://idp.example.com"
-REBINDINGS: list[list[list[str]]] = [
-    [["127.0.0.1"]],
-    [["8.8.8.8", "127.0.0.1"]],
-    [["169.254.169.254"]],
-    [["::1"]],
-    [["::ffff:127.0.0.1"]],
-    [["64:ff9b::7f00:1"]],
-    [["10.0.0.1"], ["127.0.0.1"]],
-    [["0.0.0.0"]],  # noqa: S104 - an address that must be refused
-    [["fe80::1%eth0"]],
-    [["127.0.0.1", "8.8.8.8"]],
-]
 ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri", "revocation_endpoint")
 
 
