@@ -409,7 +409,7 @@ async def test_answers_to_nothing_are_counted_and_do_not_fill_the_trail(remote: 
 
 async def test_a_session_of_another_vault_is_nobodys(remote: Remote, tmp_path: Path) -> None:
     cookie = (await sign_in(remote)).cookie.reveal()
-    async with running_remote(tmp_path / "other") as other:
+    async with running_remote(tmp_path / "other", own_vault=True) as other:
         assert other.logins.open(cookie) is None
 
 

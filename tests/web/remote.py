@@ -229,6 +229,7 @@ async def running_remote(
     public_url: str = PUBLIC_URL,
     company: FakeIdentityProvider | None = None,
     grace_seconds: float = 10.0,
+    own_vault: bool = False,
     **settings: Any,
 ) -> AsyncGenerator[Remote]:
     """A server with many users on a vault in `home`, with one vendor, `idp`, while the block lasts."""
@@ -238,7 +239,8 @@ async def running_remote(
         company = FakeIdentityProvider(now=clock.now)
         company.origin = COMPANY
     given: dict[str, Any] = {"links_per_minute": 1000, "pending_consents": 1000, **settings}
-    put_vault(home)
+    if not own_vault:
+        put_vault(home)
     prepared = app.prepare(
         Settings(home=home, **given), clock=clock, transport=World(server, company), front=PublicFront(public_url)
     )
