@@ -10,14 +10,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 if TYPE_CHECKING:
-    from asyncio import TimerHandle
-
     from mcp_identity.web.guard import CheckPeer
+
+
+class Timer(Protocol):
+    """Something that the loop will do later."""
+
+    def cancel(self) -> None:
+        """Do not do it."""
+        ...
+
 
 REQUEST_SECONDS = 5.0
 """Enough for any request of ours over loopback, and no longer than uvicorn keeps a connection that rests."""
@@ -59,7 +66,7 @@ class _Guarded(H11Protocol):
     """One connection."""
 
     rules: _Rules
-    _stuck: TimerHandle | None = None
+    _stuck: Timer | None = None
     _resting = False
     _host = ""
 
