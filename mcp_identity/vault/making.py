@@ -14,7 +14,6 @@ from sqlalchemy import Connection, insert, update
 
 from mcp_identity.domain.clock import Clock, Entropy
 from mcp_identity.domain.identity import DEFAULT_TENANT
-from mcp_identity.vault.engine import create_database_file, writing_engine
 from mcp_identity.vault.keys import VAULT, KeyRing, new_key
 from mcp_identity.vault.kms.backend import KeyBackend, WrapContext
 from mcp_identity.vault.kms.local import sync_folder
@@ -23,6 +22,7 @@ from mcp_identity.vault.records.base import Caches, table
 from mcp_identity.vault.records.chain import AuditChain
 from mcp_identity.vault.records.keys import insert_wrapped_key
 from mcp_identity.vault.records.moments import micros
+from mcp_identity.vault.stores.sqlite import create_database_file, writing_engine
 from mcp_identity.vault.writer import SCHEMA_VERSION, WRITER_VERSION
 
 _CHECK = b"mcp-identity key check"

@@ -19,13 +19,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mcp_identity.domain.clock import Clock, Entropy
 from mcp_identity.domain.errors import ConfigurationError, VaultCorrupt, VaultUnavailable
-from mcp_identity.vault.engine import WAIT_SECONDS
+from mcp_identity.vault.failures import describe
 from mcp_identity.vault.keys import KeyRing
 from mcp_identity.vault.kms.backend import KeyBackend
 from mcp_identity.vault.kms.local import LocalKey, create_key_file, parse_key_text, read_key_file
 from mcp_identity.vault.locks import ProcessLocks
 from mcp_identity.vault.making import check_context, make_vault, upgrade_vault
-from mcp_identity.vault.writer import SCHEMA_VERSION, WRITER_VERSION, describe
+from mcp_identity.vault.stores.sqlite import WAIT_SECONDS, SqliteStore
+from mcp_identity.vault.stores.store import Store
+from mcp_identity.vault.writer import SCHEMA_VERSION, WRITER_VERSION
 
 _READ_ATTEMPTS = 3
 _State = tuple[str, int, int, str, bytes]
@@ -88,7 +90,7 @@ class OpenedVault:
 
     vault_id: str
     ring: KeyRing
-    locks: ProcessLocks
+    store: Store
 
 
 def open_location(location: VaultLocation, clock: Clock, entropy: Entropy, *, initialise: bool = False) -> OpenedVault:
@@ -131,7 +133,8 @@ def _open_location(location: VaultLocation, clock: Clock, entropy: Entropy, *, i
             if version < SCHEMA_VERSION:
                 upgrade_vault(database)
     locks.hold()
-    return OpenedVault(vault_id, KeyRing(backend, vault_id, clock), locks)
+    store = SqliteStore(database, locks, location.wait_seconds)
+    return OpenedVault(vault_id, KeyRing(backend, vault_id, clock), store)
 
 
 def _start_first(location: VaultLocation, locks: ProcessLocks, clock: Clock, entropy: Entropy, *, initialise: bool) -> None:

@@ -15,17 +15,17 @@ from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.clock import Clock, Entropy
 from mcp_identity.domain.errors import VaultUnavailable
 from mcp_identity.domain.identity import DEFAULT_TENANT
-from mcp_identity.vault.engine import reading_engine, writing_engine
 from mcp_identity.vault.envelope import length_prefixed
+from mcp_identity.vault.failures import storage_failure
 from mcp_identity.vault.keys import VAULT, KeyNotLoaded, KeyRing
-from mcp_identity.vault.locks import ProcessLocks
 from mcp_identity.vault.opening import OpenedVault, VaultLocation, open_location
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.base import Caches, table
 from mcp_identity.vault.records.chain import AuditChain
 from mcp_identity.vault.records.keys import insert_wrapped_key, read_wrapped_keys
 from mcp_identity.vault.records.moments import micros
-from mcp_identity.vault.writer import Unit, Writer, storage_failure
+from mcp_identity.vault.stores.store import Store
+from mcp_identity.vault.writer import Unit, Writer
 
 T = TypeVar("T")
 _PROOF_VERSION = b"1"
@@ -44,10 +44,9 @@ class Vault:
         self._clock = clock
         self._entropy = entropy
         self._ring: KeyRing = opened.ring
-        self._locks: ProcessLocks = opened.locks
-        self._readers: Engine = reading_engine(location.database, location.wait_seconds)
-        self._writes: Engine = writing_engine(location.database, location.wait_seconds)
-        self._writer = Writer(self._writes, self._ring, clock, entropy, self.process_id)
+        self._store: Store = opened.store
+        self._readers: Engine = self._store.reading_engine()
+        self._writer = Writer(self._store, self._ring, clock, entropy, self.process_id)
 
     @property
     def ready(self) -> bool:
@@ -92,16 +91,15 @@ class Vault:
                 raise storage_failure(error) from None
 
     async def check_storage(self) -> tuple[int, tuple[str, ...]]:
-        """Let SQLite check the database file.
+        """Let the database check its own files.
 
         Returns:
-            The schema version, and what is damaged; nothing for an intact file.
+            The schema version, and what is damaged; nothing for an intact one.
         """
 
         def unit(records: Records) -> tuple[int, tuple[str, ...]]:
-            found = records.connection.exec_driver_sql("PRAGMA quick_check(10)").scalars().all()
-            version = records.connection.exec_driver_sql("SELECT schema_version FROM vault_state").scalar_one()
-            return int(version), tuple(str(problem) for problem in found if problem != "ok")
+            version = records.connection.execute(select(_STATE.c.schema_version)).scalar_one()
+            return int(version), self._store.damage(records.connection)
 
         return await self.read(unit)
 
@@ -162,7 +160,7 @@ class Vault:
 
     def is_dead(self, process_id: str) -> bool:
         """Whether the process that holds a lease is known to have ended."""
-        return self._locks.is_dead(process_id)
+        return self._store.is_dead(process_id)
 
     def start(self) -> None:
         """Unwrap the keys that every call needs, and begin to take units.
@@ -184,8 +182,7 @@ class Vault:
         """Finish the units that wait, then let go; call it off the event loop."""
         self._writer.close()
         self._readers.dispose()
-        self._writes.dispose()
-        self._locks.release()
+        self._store.release()
 
 
 def _count_miss(missed: Counter[str], tenant: str) -> None:

@@ -12,7 +12,6 @@ import contextlib
 import copy
 import logging
 import queue
-import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 import anyio.from_thread
 from anyio.lowlevel import EventLoopToken, current_token
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcp_identity.domain.audit import AuditEvent
@@ -30,14 +29,14 @@ from mcp_identity.domain.errors import (
     AuditUnavailable,
     IdentityError,
     RateLimited,
-    StorageError,
-    VaultCorrupt,
     VaultUnavailable,
 )
+from mcp_identity.vault.failures import TransactionLost, storage_failure
 from mcp_identity.vault.keys import KeyNotLoaded, KeyRing
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.base import Caches, table
 from mcp_identity.vault.records.chain import AuditChain
+from mcp_identity.vault.stores.store import Store
 
 T = TypeVar("T")
 Unit = Callable[[Records], T]
@@ -60,34 +59,13 @@ class _Job(Generic[T]):
     error: BaseException | None = None
 
 
-class TransactionLost(Exception):
-    """The database ended the transaction under a unit."""
-
-
-def storage_failure(error: BaseException) -> StorageError:
-    """What a caller is told when the database fails; the driver's own text may hold anything."""
-    why = describe(error)
-    if why.startswith(("corrupt", "notadb")):
-        return VaultCorrupt(f"the vault's database file is damaged ({why}); restore it from a backup")
-    return VaultUnavailable(f"the vault cannot be used now ({why}); nothing was released")
-
-
-def describe(error: BaseException) -> str:
-    """A short reason out of a driver's error, without its statement or parameters."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, sqlite3.Error) and hasattr(cause, "sqlite_errorname"):
-            return cause.sqlite_errorname.removeprefix("SQLITE_").lower()
-        cause = cause.__cause__
-    return type(error).__name__
-
-
 class Writer:
     """The only writer of this process."""
 
-    def __init__(self, engine: Engine, ring: KeyRing, clock: Clock, entropy: Entropy, writer_id: str) -> None:
+    def __init__(self, store: Store, ring: KeyRing, clock: Clock, entropy: Entropy, writer_id: str) -> None:
         """Prepare; `start` begins to take units."""
-        self._engine = engine
+        self._store = store
+        self._engine = store.writing_engine()
         self._ring = ring
         self._clock = clock
         self._entropy = entropy
@@ -123,6 +101,7 @@ class Writer:
         if self._thread.is_alive():
             self._jobs.put(None)
             self._thread.join()
+        self._engine.dispose()
         self.ready = False
 
     async def run(self, unit: Unit[T], event: AuditEvent | None = None) -> T:
@@ -185,7 +164,7 @@ class Writer:
     def _batch(self, jobs: list[_Job[Any]]) -> None:
         try:
             connection = self._connected()
-            with contextlib.closing(_Transaction(connection)) as transaction:
+            with contextlib.closing(_Transaction(connection, self._store)) as transaction:
                 records = self._records(connection)
                 for job in jobs:
                     self._run(job, records, transaction)
@@ -275,8 +254,9 @@ def _settle(jobs: list[_Job[Any]]) -> None:
 class _Transaction:
     """One transaction of the writer, with one savepoint at a time."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, store: Store) -> None:
         self._connection = connection
+        self._store = store
         self._transaction = connection.begin()
 
     def close(self) -> None:
@@ -306,6 +286,5 @@ class _Transaction:
         Raises:
             TransactionLost: If it did; units that ran before are gone with it.
         """
-        driver: Any = self._connection.connection.driver_connection
-        if not driver.in_transaction:
+        if not self._store.is_open(self._connection):
             raise TransactionLost from cause

@@ -41,7 +41,7 @@ class Faults:
         self.fail_after_commit: Exception | None = None
         self._pragmas: tuple[str, ...] = ()
         self._connection: sqlite3.Connection | None = None
-        engine = vault._writes
+        engine = vault._writer._engine
         self._database = database
         commit: Callable[[Any], None] = engine.dialect.do_commit
 

@@ -10,8 +10,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect
 
 from mcp_identity.vault.columns import metadata
-from mcp_identity.vault.engine import writing_engine
 from mcp_identity.vault.making import run_migrations
+from mcp_identity.vault.stores.sqlite import writing_engine
 
 OWN = {"vault_state", "vault_keys", "audit_heads", "audit_writers"}
 COLUMNS = {

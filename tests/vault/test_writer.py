@@ -329,6 +329,6 @@ def test_a_caller_whose_event_loop_has_ended_keeps_nobody_waiting(opener: Opener
 
 
 def test_a_vault_that_never_started_can_be_closed(vault: Vault) -> None:
-    never = writer_module.Writer(vault._writes, vault._ring, vault._clock, vault._entropy, "never")
+    never = writer_module.Writer(vault._store, vault._ring, vault._clock, vault._entropy, "never")
     never.close()
     assert not never.ready

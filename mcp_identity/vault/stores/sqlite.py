@@ -11,12 +11,53 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import NullPool, QueuePool
+
+from mcp_identity.vault.locks import ProcessLocks
 
 WAIT_SECONDS = 5.0
 """How long another process is waited for."""
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON", "trusted_schema=OFF")
+
+
+class SqliteStore:
+    """A vault in a file, shared by the processes of one machine."""
+
+    shares_writes = True
+
+    def __init__(self, path: Path, locks: ProcessLocks, wait_seconds: float = WAIT_SECONDS) -> None:
+        """Name the file, and who else has it open."""
+        self.name = str(path)
+        self._path = path
+        self._locks = locks
+        self._wait_seconds = wait_seconds
+
+    def writing_engine(self) -> Engine:
+        """An engine for the writer: one connection at a time, each transaction IMMEDIATE."""
+        return writing_engine(self._path, self._wait_seconds)
+
+    def reading_engine(self) -> Engine:
+        """An engine for readers, which never write."""
+        return reading_engine(self._path, self._wait_seconds)
+
+    def is_open(self, connection: Connection) -> bool:
+        """Whether SQLite did not end the transaction by itself, as it does when the disk is full."""
+        driver: Any = connection.connection.driver_connection
+        return driver.in_transaction
+
+    def is_dead(self, process_id: str) -> bool:
+        """Whether the process of this id is known to have ended: its lock file is free."""
+        return self._locks.is_dead(process_id)
+
+    def damage(self, connection: Connection) -> tuple[str, ...]:
+        """What SQLite's own check finds, at most ten lines of it."""
+        found = connection.exec_driver_sql("PRAGMA quick_check(10)").scalars().all()
+        return tuple(str(problem) for problem in found if problem != "ok")
+
+    def release(self) -> None:
+        """Let go of the lock that says that this process lives."""
+        self._locks.release()
 
 
 def create_database_file(path: Path) -> None:
