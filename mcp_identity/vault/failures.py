@@ -15,6 +15,9 @@ _DAMAGED = ("corrupt", "notadb", "XX001", "XX002")
 _CONFLICTS = frozenset({"40001", "40P01", "23505"})
 """Serialization failure, deadlock, and a row that another transaction made first (PostgreSQL, appendix A)."""
 
+_DISCONNECTED = ("08", "57P01", "57P02", "57P03")
+"""Connection exceptions, and what a server says that stops, crashed, or is starting."""
+
 
 class TransactionLost(Exception):
     """The database ended the transaction under a unit."""
@@ -42,6 +45,15 @@ def describe(error: BaseException) -> str:
 def is_conflict(error: BaseException) -> bool:
     """Whether another process's transaction came first, so that the same unit may well pass when it is run again."""
     return any(getattr(cause, "sqlstate", None) in _CONFLICTS for cause in _causes(error))
+
+
+def is_disconnect(error: BaseException) -> bool:
+    """Whether the database's end of the connection is gone: it ended it, is starting or stopping, or the network broke."""
+    for cause in _causes(error):
+        if type(cause).__module__.startswith("psycopg"):
+            state = getattr(cause, "sqlstate", None)
+            return (state is None and type(cause).__name__ == "OperationalError") or str(state).startswith(_DISCONNECTED)
+    return False
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -58,12 +58,12 @@ class Vault:
         """The configuration epoch, as far as this process has seen: what was read under another one may have changed."""
         return self._writer.epoch
 
-    async def run(self, unit: Unit[T], event: AuditEvent | None = None) -> T:
+    async def run(self, unit: Unit[T], event: AuditEvent | None = None, foreseen: bytes = b"") -> T:
         """Run a unit of work in one durable transaction; see `Writer.run`."""
         missed = Counter[str]()  # a unit may need the keys of many tenants, one after another
         while True:
             try:
-                return await self._writer.run(unit, event)
+                return await self._writer.run(unit, event, foreseen)
             except KeyNotLoaded as missing:
                 _count_miss(missed, missing.tenant)
                 await anyio.to_thread.run_sync(self.load_keys, missing.tenant)

@@ -29,14 +29,17 @@ from mcp_identity.domain.errors import (
     AuditUnavailable,
     IdentityError,
     RateLimited,
+    VaultCorrupt,
     VaultUnavailable,
 )
-from mcp_identity.vault.failures import TransactionLost, storage_failure
+from mcp_identity.vault.failures import TransactionLost, is_conflict, is_disconnect, storage_failure
 from mcp_identity.vault.keys import KeyNotLoaded, KeyRing
+from mcp_identity.vault.prepared import Prepared
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.base import Caches, table
 from mcp_identity.vault.records.chain import AuditChain
 from mcp_identity.vault.stores.store import Store
+from mcp_identity.vault.transaction import NeedsItsOwnTransaction, Transaction
 
 T = TypeVar("T")
 Unit = Callable[[Records], T]
@@ -44,9 +47,18 @@ SCHEMA_VERSION = 1
 WRITER_VERSION = 1
 CAPACITY = 1024
 MAXIMUM_BATCH = 256
+ATTEMPTS = 5
+"""How often a transaction is begun anew because another process's came first."""
 _STATE = table("vault_state")
-_READ_STATE = select(_STATE.c.schema_version, _STATE.c.minimum_writer, _STATE.c.configuration_epoch)
+_READ_STATE = Prepared(select(_STATE.c.schema_version, _STATE.c.minimum_writer, _STATE.c.configuration_epoch))
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Whether COMMIT was sent, after which nobody can say that nothing stands."""
+
+    is_over: bool = False
 
 
 @dataclass(slots=True)
@@ -55,6 +67,7 @@ class _Job(Generic[T]):
     event: AuditEvent | None
     token: EventLoopToken
     done: anyio.Event
+    foreseen: bytes
     result: T | None = None
     error: BaseException | None = None
 
@@ -104,12 +117,13 @@ class Writer:
         self._engine.dispose()
         self.ready = False
 
-    async def run(self, unit: Unit[T], event: AuditEvent | None = None) -> T:
+    async def run(self, unit: Unit[T], event: AuditEvent | None = None, foreseen: bytes = b"") -> T:
         """Run a unit in the next transaction and wait until that is durable.
 
         Args:
             unit: May run more than once; sees only its `Records`.
             event: What the trail says if the unit is refused or fails; its outcome becomes the error's code.
+            foreseen: The hash of the grant key that the unit will ask for; read ahead, with those of its neighbours.
 
         Raises:
             RateLimited: If too many units wait already.
@@ -118,7 +132,7 @@ class Writer:
             AuditUnavailable: If the trail could not be written.
             IdentityError: Whatever the unit raised.
         """
-        job: _Job[T] = _Job(unit, event, current_token(), anyio.Event())
+        job: _Job[T] = _Job(unit, event, current_token(), anyio.Event(), foreseen)
         with self._gate:
             if self._closed:
                 raise VaultUnavailable("the vault is closed")
@@ -162,26 +176,59 @@ class Writer:
         return jobs
 
     def _batch(self, jobs: list[_Job[Any]]) -> None:
-        try:
-            connection = self._connected()
-            with contextlib.closing(_Transaction(connection, self._store)) as transaction:
-                records = self._records(connection)
-                for job in jobs:
-                    self._run(job, records, transaction)
-                records.move_audit_head()
-                self._chain.in_doubt = True
-                transaction.commit()
-                self._chain.commit()
-        except (SQLAlchemyError, TransactionLost, IdentityError) as error:
-            self._disconnect()
-            self._fail(jobs, error if isinstance(error, IdentityError) else storage_failure(error))
+        """Run units in one transaction, and those that are left each in one of its own."""
+        for job in self._transact(jobs):
+            self._transact([job])
+
+    def _transact(self, jobs: list[_Job[Any]]) -> list[_Job[Any]]:
+        """Run units in one transaction, again where another process came first or the connection had gone.
+
+        Returns:
+            Those that are left, to be run each by itself.
+        """
+        for attempt in range(ATTEMPTS):
+            before_commit = _Progress()
+            try:
+                return self._attempt(jobs, before_commit)
+            except (SQLAlchemyError, TransactionLost, IdentityError) as error:
+                self._disconnect()
+                # Units may run again, as long as it is certain that nothing of them stands.
+                lost = is_disconnect(error) and attempt == 0 and not before_commit.is_over
+                if attempt + 1 < ATTEMPTS and (is_conflict(error) or lost):
+                    continue
+                if isinstance(error, AuditUnavailable) and len(jobs) > 1:
+                    return jobs  # one row that cannot be written is no reason to refuse those who need none
+                self._fail(jobs, error if isinstance(error, IdentityError) else storage_failure(error))
+                return []
+        raise AssertionError  # the last attempt returns
+
+    def _attempt(self, jobs: list[_Job[Any]], progress: _Progress) -> list[_Job[Any]]:
+        connection = self._connected()
+        with contextlib.closing(Transaction(connection, self._store, shared=len(jobs) > 1)) as transaction:
+            records = self._records(connection)
+            foreseen = {job.foreseen for job in jobs if job.foreseen}
+            if foreseen:
+                records.foresee_grants([*foreseen])
+            postponed = [job for job in jobs if not self._run(job, records, transaction)]
+            try:
+                records.write_audit()
+            except AuditUnavailable as error:
+                transaction.require_open(error)
+                raise
+            self._chain.in_doubt = progress.is_over = True
+            transaction.commit()
+            self._chain.commit()
+            return postponed
 
     def _records(self, connection: Connection) -> Records:
-        state = connection.execute(_READ_STATE).one()
-        if state.schema_version > SCHEMA_VERSION or state.minimum_writer > WRITER_VERSION:
+        state = _READ_STATE.run(connection, {}).fetchone()
+        if state is None:
+            raise VaultCorrupt("the vault's state is gone; restore it from a backup")
+        schema_version, minimum_writer, epoch = state
+        if schema_version > SCHEMA_VERSION or minimum_writer > WRITER_VERSION:
             why = "the vault was upgraded by a newer version; restart this process with that version"
             raise VaultUnavailable(why, retryable=False)
-        if self._caches.follow(state.configuration_epoch):
+        if self._caches.follow(epoch):
             self._ring.forget()
         records = Records(connection, self._ring, self._entropy, self._caches, self._chain, self._clock.now())
         if self._chain.in_doubt:
@@ -189,22 +236,31 @@ class Writer:
         self._chain.begin()
         return records
 
-    def _run(self, job: _Job[Any], records: Records, transaction: _Transaction) -> None:
-        before = self._chain.working
-        transaction.savepoint()
+    def _run(self, job: _Job[Any], records: Records, transaction: Transaction) -> bool:
+        """Run one unit; False if it needs a transaction of its own."""
+        before, written = self._chain.working, len(records.trail)
+        transaction.begin_unit(records.foreseen.clear)
+        job.result = job.error = None
+        failure: Exception | None = None
         try:
             job.result = job.unit(records)
-        except Exception as error:  # noqa: BLE001 - whatever a unit raises is its caller's answer
-            transaction.require_open(error)
-            transaction.rollback_to_savepoint()
+        except NeedsItsOwnTransaction:
+            del records.trail[written:]
             self._chain.working = before
-            self._caches.clear()  # the unit may have decoded what it had just written
-            job.error = self._refused(job, error, records)
-            if isinstance(job.error, AuditUnavailable):
-                transaction.rollback_to_savepoint()  # half an entry may stand: the chain's first row also registers its writer
-                self._chain.working = before
-        transaction.require_open(job.error)
-        transaction.release_savepoint()
+            return False
+        except Exception as error:  # noqa: BLE001 - whatever a unit raises is its caller's answer
+            failure = error
+        if failure is not None or transaction.unit_changed:
+            transaction.require_open(failure)
+        if failure is not None:
+            transaction.undo_unit()
+            del records.trail[written:]
+            self._chain.working = before
+            if transaction.unit_changed:
+                self._caches.clear()  # the unit may have decoded what it had just written
+            job.error = self._refused(job, failure, records)
+        transaction.end_unit()
+        return True
 
     def _refused(self, job: _Job[Any], error: Exception, records: Records) -> Exception:
         if isinstance(error, KeyNotLoaded):
@@ -249,42 +305,3 @@ class Writer:
 def _settle(jobs: list[_Job[Any]]) -> None:
     for job in jobs:
         job.done.set()
-
-
-class _Transaction:
-    """One transaction of the writer, with one savepoint at a time."""
-
-    def __init__(self, connection: Connection, store: Store) -> None:
-        self._connection = connection
-        self._store = store
-        self._transaction = connection.begin()
-
-    def close(self) -> None:
-        """Roll back what was not committed."""
-        with contextlib.suppress(SQLAlchemyError):
-            self._transaction.close()
-
-    def commit(self) -> None:
-        """Make it durable."""
-        self._transaction.commit()
-
-    def savepoint(self) -> None:
-        """Mark where a unit begins."""
-        self._connection.exec_driver_sql("SAVEPOINT unit")
-
-    def rollback_to_savepoint(self) -> None:
-        """Undo a unit."""
-        self._connection.exec_driver_sql("ROLLBACK TO unit")
-
-    def release_savepoint(self) -> None:
-        """Keep a unit."""
-        self._connection.exec_driver_sql("RELEASE unit")
-
-    def require_open(self, cause: BaseException | None) -> None:
-        """Check that the database did not end the transaction by itself.
-
-        Raises:
-            TransactionLost: If it did; units that ran before are gone with it.
-        """
-        if not self._store.is_open(self._connection):
-            raise TransactionLost from cause

@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import hmac
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from hashlib import sha256
+from typing import Any
 
-from sqlalchemy import RowMapping, func, insert, select, tuple_, update
+from sqlalchemy import RowMapping, bindparam, func, insert, select, tuple_, update
 from sqlalchemy.exc import DBAPIError
 
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.errors import AuditUnavailable, VaultCorrupt, clean_text
 from mcp_identity.vault.envelope import length_prefixed
+from mcp_identity.vault.prepared import Prepared, Rows
 from mcp_identity.vault.records.base import RecordsBase, intact, table
 from mcp_identity.vault.records.chain import GENESIS, Head
 from mcp_identity.vault.records.moments import micros, moment
 
 _EVENTS, _HEADS, _WRITERS = (table(name) for name in ("audit_events", "audit_heads", "audit_writers"))
-_INSERT = insert(_EVENTS)
+_ROWS = Rows(_EVENTS)
+_MOVE = Prepared(
+    update(_HEADS).where(_HEADS.c.writer_id == bindparam("mine")).values(sequence=bindparam("number"), mac=bindparam("its_mac"))
+)
 _MAC_VERSION = b"\x01"
 _TEXT_LIMIT = 512
 _UNWRITTEN = "the audit trail cannot be written, so nothing was released"
@@ -35,7 +41,7 @@ CHAINED = (
 """The columns that version 1 of the chain covers, in order."""
 
 
-def event_mac(key: bytes, previous: bytes, row: dict[str, str | int]) -> bytes:
+def event_mac(key: bytes, previous: bytes, row: Mapping[str, Any]) -> bytes:
     """The MAC of one row of the trail, chained to the row before."""
     canonical = length_prefixed(_MAC_VERSION, *(str(row[name]).encode() for name in CHAINED))
     return hmac.digest(key, length_prefixed(previous, canonical), sha256)
@@ -55,22 +61,20 @@ class AuditRecords(RecordsBase):
     """Who got what, or was refused."""
 
     def append_audit(self, event: AuditEvent) -> None:
-        """Write one event in this transaction.
+        """Write one event in this transaction: it is collected here, and written with the others before COMMIT.
 
         Raises:
             AuditUnavailable: If it cannot be written; then nothing may be released.
         """
         try:
             self._append(event)
-        except (DBAPIError, UnicodeError) as error:
+        except UnicodeError as error:
             raise AuditUnavailable(_UNWRITTEN) from error
 
     def _append(self, event: AuditEvent) -> None:
         head = self.chain.working
-        if not head.registered:
-            head = self._register()
         detail = {name: clean_text(value, _TEXT_LIMIT) for name, value in event.detail.items()}
-        row: dict[str, str | int] = {
+        row: dict[str, Any] = {
             "id": self.new_id(),
             "tenant_id": event.tenant,
             "writer_id": self.chain.writer_id,
@@ -90,13 +94,33 @@ class AuditRecords(RecordsBase):
             "outcome": event.outcome,
             "detail": json.dumps(detail, sort_keys=True, separators=(",", ":")) if detail else "",
         }
-        mac = event_mac(self.ring.derived("audit"), head.mac, row)
-        # A trigger could swallow the row without an error.
-        if self.connection.execute(_INSERT, {**row, "mac": mac}).rowcount != 1:
-            raise AuditUnavailable(_UNWRITTEN)
+        row["mac"] = mac = event_mac(self.ring.derived("audit"), head.mac, row)
+        self.trail.append(row)
         self.chain.working = Head(head.sequence + 1, mac, registered=True)
 
-    def _register(self) -> Head:
+    def write_audit(self) -> None:
+        """Write what was collected and put the head where the chain ends; once per batch, before COMMIT.
+
+        Raises:
+            AuditUnavailable: If it cannot be written; then nothing of the batch may be released.
+        """
+        if not self.trail:
+            return
+        head = self.chain.working
+        try:
+            if not self.chain.committed.registered:
+                self._register()
+            # A trigger could swallow a row without an error.
+            added = _ROWS.add(self.connection, self.trail)
+            moved = _MOVE.run(self.connection, {"mine": self.chain.writer_id, "number": head.sequence, "its_mac": head.mac})
+        except DBAPIError as error:
+            raise AuditUnavailable(_UNWRITTEN) from error
+        if added != len(self.trail):
+            raise AuditUnavailable(_UNWRITTEN)
+        if moved.rowcount != 1:
+            raise AuditUnavailable("the head of the audit trail was removed outside the product, so nothing was released")
+
+    def _register(self) -> None:
         last = self.connection.execute(select(_WRITERS).order_by(_WRITERS.c.number.desc()).limit(1)).mappings().first()
         number, previous = (last["number"] + 1, last["mac"]) if last else (1, GENESIS)
         started_at, writer_id = micros(self.now), self.chain.writer_id
@@ -105,24 +129,6 @@ class AuditRecords(RecordsBase):
             insert(_WRITERS), {"number": number, "writer_id": writer_id, "started_at": started_at, "mac": mac}
         )
         self.connection.execute(insert(_HEADS), {"writer_id": writer_id, "sequence": 0, "mac": GENESIS})
-        return Head(registered=True)
-
-    def move_audit_head(self) -> None:
-        """Put the head where the chain ends; once per batch, before COMMIT.
-
-        Raises:
-            AuditUnavailable: If it cannot be written, or is gone.
-        """
-        head = self.chain.working
-        if head == self.chain.committed:
-            return
-        mine = _HEADS.c.writer_id == self.chain.writer_id
-        try:
-            moved = self.connection.execute(update(_HEADS).where(mine).values(sequence=head.sequence, mac=head.mac))
-        except DBAPIError as error:
-            raise AuditUnavailable(_UNWRITTEN) from error
-        if moved.rowcount != 1:
-            raise AuditUnavailable("the head of the audit trail was removed outside the product, so nothing was released")
 
     def settle_audit_head(self) -> None:
         """After a COMMIT of which nobody knows whether it stands: continue from what does.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, Connection, RowMapping, Table, Text
+from sqlalchemy import BigInteger, Connection, Table, Text
 
 from mcp_identity.domain.clock import Entropy
 from mcp_identity.domain.errors import VaultCorrupt
@@ -16,6 +17,9 @@ from mcp_identity.vault.envelope import KEY_ID_BYTES, RANDOM_BYTES, Cell, Place,
 from mcp_identity.vault.keys import KeyRing
 from mcp_identity.vault.records.chain import AuditChain
 
+AnyRow = Mapping[Any, Any]
+"""A row by the names of its columns."""
+Row = TypeVar("Row", bound=AnyRow)
 _DECLARED = (tables, tables_own)  # importing them fills the metadata
 _KINDS: dict[type[Any], type] = {Text: str, BigInteger: int, Blob: bytes}
 _SHAPES = {
@@ -31,7 +35,7 @@ def table(name: str) -> Table:
     return metadata.tables[name]
 
 
-def intact(name: str, row: RowMapping) -> RowMapping:
+def intact(name: str, row: Row) -> Row:
     """The row, if every cell is of the type that the product writes; SQLite keeps whatever anybody puts into a column.
 
     Raises:
@@ -95,6 +99,10 @@ class RecordsBase:
             caches: Decoded rows, good for this configuration epoch.
             chain: The end of this process's audit chain.
             now: The batch's time.
+
+        Attributes:
+            trail: Rows of the audit trail that are collected for the end of the batch.
+            foreseen: Grants that were read ahead for the whole batch, by the hash of their key; empty once anything changed.
         """
         self.connection = connection
         self.ring = ring
@@ -102,6 +110,8 @@ class RecordsBase:
         self.caches = caches
         self.chain = chain
         self.now = now
+        self.trail: list[dict[str, Any]] = []
+        self.foreseen: dict[bytes, AnyRow | None] = {}
 
     def new_id(self) -> str:
         """A random row id; it survives a copy of the vault."""

@@ -12,17 +12,19 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import RowMapping, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from mcp_identity.domain.credentials import Flow, Grant, GrantKey, GrantState, Reason, TokenSet
 from mcp_identity.domain.errors import VaultCorrupt
 from mcp_identity.vault.envelope import Place, length_prefixed
-from mcp_identity.vault.records.base import RecordsBase, intact, table
+from mcp_identity.vault.prepared import RowsByDigest
+from mcp_identity.vault.records.base import AnyRow, RecordsBase, intact, table
 from mcp_identity.vault.records.moments import micros, moment
 from mcp_identity.vault.records.token_cell import decode_tokens, encode_tokens
 
 LEASE = timedelta(seconds=15)
 _GRANTS = table("grants")
+_BY_DIGEST = RowsByDigest(_GRANTS, "key_hash")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,22 @@ class GrantRecords(RecordsBase):
             VaultCorrupt: If the row's owner columns, hints or sealed tokens do not belong together.
         """
         # By the hash alone, which is over tenant and owner: a row that was moved to another tenant is found, and refused.
-        query = select(_GRANTS).where(_GRANTS.c.key_hash == grant_key_hash(key))
-        row = self.connection.execute(query).mappings().first()
+        digest = grant_key_hash(key)
+        if digest not in self.foreseen:
+            self.foreseen |= self._rows_of([digest])
+        row = self.foreseen[digest]
         return self._grant(row, key) if row else None
+
+    def foresee_grants(self, digests: Sequence[bytes]) -> None:
+        """Read what units of this batch will ask for, in one statement.
+
+        Args:
+            digests: The hashes of their grants' keys.
+        """
+        self.foreseen = self._rows_of(digests)
+
+    def _rows_of(self, digests: Sequence[bytes]) -> dict[bytes, AnyRow | None]:
+        return {**dict.fromkeys(digests), **_BY_DIGEST.run(self.connection, digests)}
 
     def find_grant_row(self, tenant: str, grant_id: str) -> Grant | None:
         """A grant by its row id."""
@@ -262,7 +277,7 @@ class GrantRecords(RecordsBase):
         named = _GRANTS.c.id.in_(row_ids) & (_GRANTS.c.tenant_id == tenant) & (_GRANTS.c.provider_row == provider_row)
         return self.connection.execute(delete(_GRANTS).where(named)).rowcount
 
-    def _readable(self, rows: Sequence[RowMapping]) -> GrantList:
+    def _readable(self, rows: Sequence[AnyRow]) -> GrantList:
         grants: list[Grant] = []
         corrupt: list[str] = []
         for row in rows:
@@ -319,7 +334,7 @@ class GrantRecords(RecordsBase):
         if self.connection.execute(change).rowcount != 1:
             raise VaultCorrupt("a grant cannot be changed: the database swallows it")
 
-    def _key_of(self, row: RowMapping) -> GrantKey:
+    def _key_of(self, row: AnyRow) -> GrantKey:
         intact("grants", row)
         try:
             flow = Flow(row["flow"])
@@ -336,7 +351,7 @@ class GrantRecords(RecordsBase):
             scopes=row["scope_key"],
         )
 
-    def _grant(self, row: RowMapping, key: GrantKey) -> Grant:
+    def _grant(self, row: AnyRow, key: GrantKey) -> Grant:
         if self._key_of(row) != key or row["key_hash"] != grant_key_hash(key):
             raise VaultCorrupt("a grant was moved to another owner")
         try:
