@@ -228,7 +228,7 @@ class PostgresServer:
     def run(self, statement: sql.Composable) -> list[tuple[Any, ...]]:
         """Run a statement as the superuser, outside any database of a test; its rows."""
         with self.connect(SUPERUSER) as connection:
-            cursor = connection.execute(statement)
+            cursor = connection.execute(statement.as_bytes(connection))
             return cursor.fetchall() if cursor.description else []
 
     def _server_id(self) -> int:
