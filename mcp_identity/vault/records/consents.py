@@ -32,6 +32,7 @@ from mcp_identity.vault.records.audit import AuditRecords
 from mcp_identity.vault.records.base import intact, table
 from mcp_identity.vault.records.consent_cell import decode_request, encode_request
 from mcp_identity.vault.records.moments import micros, moment
+from mcp_identity.vault.records.protected import Protected, Row, SealedColumn
 
 _SESSIONS = table("consent_sessions")
 _UNDER_WAY = (ConsentState.RECEIVED.value, ConsentState.EXCHANGING.value)
@@ -92,6 +93,20 @@ def _attempt_place(tenant: str, session_id: str, attempt: int) -> Place:
 
 def _code_place(tenant: str, session_id: str, attempt: int, completion_hash: bytes) -> Place:
     return Place("consent_sessions", tenant, session_id, "code", attempt, context=(completion_hash.hex(),))
+
+
+def _sealed_request_place(row: Row) -> Place:
+    return _request_place(row["tenant_id"], row["id"], row["request_hash"], row["created_at"], row["expires_at"])
+
+
+PROTECTED = Protected(
+    "consent_sessions",
+    (
+        SealedColumn("request", _sealed_request_place),
+        SealedColumn("attempt_sealed", lambda row: _attempt_place(row["tenant_id"], row["id"], row["attempt"])),
+        SealedColumn("code", lambda row: _code_place(row["tenant_id"], row["id"], row["attempt"], row["completion_hash"])),
+    ),
+)
 
 
 class ConsentRecords(AuditRecords):
@@ -344,8 +359,7 @@ class ConsentRecords(AuditRecords):
 
     def _session(self, row: RowMapping) -> ConsentSession:
         intact("consent_sessions", row)
-        found_by = (row["request_hash"], row["created_at"], row["expires_at"])
-        request = decode_request(self._open(row["request"], _request_place(row["tenant_id"], row["id"], *found_by)))
+        request = decode_request(self._open(row["request"], _sealed_request_place(row)))
         owner = (request.tenant, request.workload_id, request.user, request.provider_row)
         if owner != (row["tenant_id"], row["workload_id"], row["user_key"], row["provider_row"]):
             raise VaultCorrupt("a consent session was moved to another owner")

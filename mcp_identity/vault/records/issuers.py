@@ -15,7 +15,8 @@ from mcp_identity.domain.issuer import Issuer, TokenRules
 from mcp_identity.vault.envelope import Place
 from mcp_identity.vault.records.base import table
 from mcp_identity.vault.records.moments import micros
-from mcp_identity.vault.records.rows import AuthenticatedRows
+from mcp_identity.vault.records.protected import Protected, Row, SealedColumn
+from mcp_identity.vault.records.rows import COVERED, AuthenticatedRows
 
 _ISSUERS = table("issuers")
 
@@ -150,3 +151,12 @@ class IssuerRecords(AuthenticatedRows):
 def _secret_place(issuer: Issuer, generation: int) -> Place:
     context = (issuer.login_issuer, issuer.login_token_url, issuer.login_client_id)
     return Place("issuers", issuer.tenant, issuer.id, "login_client_secret", generation, context)
+
+
+def _sealed_secret_place(row: Row) -> Place:
+    pinned = json.loads(row["configuration"])
+    context = (str(pinned["login_issuer"]), str(pinned["login_token_url"]), row["login_client_id"])
+    return Place("issuers", row["tenant_id"], row["id"], "login_client_secret", row["secret_generation"], context)
+
+
+PROTECTED = Protected("issuers", (SealedColumn("login_client_secret", _sealed_secret_place),), COVERED["issuers"])

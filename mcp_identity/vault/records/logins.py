@@ -19,10 +19,12 @@ from mcp_identity.vault.envelope import Place
 from mcp_identity.vault.records.base import intact, table
 from mcp_identity.vault.records.issuers import IssuerRecords
 from mcp_identity.vault.records.moments import micros, moment
+from mcp_identity.vault.records.protected import Protected, Row, SealedColumn
 from mcp_identity.vault.records.users import UserRecords
 
 _LOGINS = table("login_transactions")
 _OPEN = "open"
+_FOUND_BY = ("purpose", "issuer_id", "consent_id", "state_hash", "cookie_hash", "expires_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +91,10 @@ class LoginRecords(IssuerRecords, UserRecords):
         if row is None:
             return None
         intact("login_transactions", row)
-        names = ("purpose", "issuer_id", "consent_id", "state_hash", "cookie_hash", "expires_at")
         expires_at = moment(row["expires_at"])
         if row["sealed"] is None or expires_at is None:
             raise VaultCorrupt("a sign-in was changed outside the product")
-        place = _place(row["tenant_id"], row["id"], *(row[name] for name in names))
+        place = _sealed_place(row)
         try:
             verifier, nonce, redirect_uri = json.loads(self._open(row["sealed"], place))
             purpose = LoginPurpose(row["purpose"])
@@ -154,3 +155,10 @@ class LoginRecords(IssuerRecords, UserRecords):
 def _place(tenant: str, row_id: str, *found_by: str | bytes | int) -> Place:
     context = tuple(each.hex() if isinstance(each, bytes) else str(each) for each in found_by)
     return Place("login_transactions", tenant, row_id, "sealed", context=context)
+
+
+def _sealed_place(row: Row) -> Place:
+    return _place(row["tenant_id"], row["id"], *(row[name] for name in _FOUND_BY))
+
+
+PROTECTED = Protected("login_transactions", (SealedColumn("sealed", _sealed_place),))

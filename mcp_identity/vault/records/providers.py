@@ -18,6 +18,7 @@ from mcp_identity.domain.provider import AuthorizationServer, ClientAuthenticati
 from mcp_identity.vault.envelope import Cell, Place
 from mcp_identity.vault.records.base import intact, table
 from mcp_identity.vault.records.moments import micros
+from mcp_identity.vault.records.protected import Protected, Row, SealedColumn
 from mcp_identity.vault.records.rows import AuthenticatedRows
 
 _PROVIDERS = table("credential_providers")
@@ -197,31 +198,42 @@ class ProviderRecords(AuthenticatedRows):
             version: tuple(row[name] for name in names) for version, names in _COVERED.items()
         }
         self._check_mac(row["tenant_id"], row["mac"], "credential_providers", versions)
-        provider = CredentialProvider(
-            id=row["id"],
-            tenant=row["tenant_id"],
-            name=row["name"],
-            vendor=row["vendor"],
-            kind=ProviderKind(row["kind"]),
-            provider_id=row["provider_id"],
-            settings=json.loads(row["settings"]),
-            server=AuthorizationServer(
-                issuer=row["issuer"],
-                authorization_url=row["authorization_url"],
-                token_url=row["token_url"],
-                refresh_url=row["refresh_url"],
-                revocation_url=row["revocation_url"],
-                jwks_url=row["jwks_url"],
-                requires_iss=bool(row["requires_iss"]),
-            ),
-            client_id=row["client_id"],
-            client_authentication=ClientAuthentication(row["client_authentication"]),
-            flows=tuple(Flow(flow) for flow in row["flows"].split()),
-            scopes=frozenset(row["scopes"].split()),
-            release=Release(row["release"]) if row["release"] else None,
-            api_hosts=tuple(row["api_hosts"].split()),
-            allow_http_loopback=bool(row["allow_http_loopback"]),
-            epoch=row["epoch"],
-            disabled=bool(row["disabled"]),
-        )
-        return StoredProvider(provider, row["secret"], row["secret_generation"])
+        return StoredProvider(_provider(row), row["secret"], row["secret_generation"])
+
+
+def _provider(row: Row) -> CredentialProvider:
+    """What a row says, whether or not it stands."""
+    return CredentialProvider(
+        id=row["id"],
+        tenant=row["tenant_id"],
+        name=row["name"],
+        vendor=row["vendor"],
+        kind=ProviderKind(row["kind"]),
+        provider_id=row["provider_id"],
+        settings=json.loads(row["settings"]),
+        server=AuthorizationServer(
+            issuer=row["issuer"],
+            authorization_url=row["authorization_url"],
+            token_url=row["token_url"],
+            refresh_url=row["refresh_url"],
+            revocation_url=row["revocation_url"],
+            jwks_url=row["jwks_url"],
+            requires_iss=bool(row["requires_iss"]),
+        ),
+        client_id=row["client_id"],
+        client_authentication=ClientAuthentication(row["client_authentication"]),
+        flows=tuple(Flow(flow) for flow in row["flows"].split()),
+        scopes=frozenset(row["scopes"].split()),
+        release=Release(row["release"]) if row["release"] else None,
+        api_hosts=tuple(row["api_hosts"].split()),
+        allow_http_loopback=bool(row["allow_http_loopback"]),
+        epoch=row["epoch"],
+        disabled=bool(row["disabled"]),
+    )
+
+
+def _sealed_secret_place(row: Row) -> Place:
+    return _secret_place(_provider(row), row["secret_generation"])
+
+
+PROTECTED = Protected("credential_providers", (SealedColumn("secret", _sealed_secret_place),), _COVERED)

@@ -13,9 +13,9 @@ from sqlalchemy import RowMapping, insert, update
 
 from mcp_identity.vault.envelope import Cell
 from mcp_identity.vault.records.base import RecordsBase, intact, table
+from mcp_identity.vault.records.protected import Versions
 
-Versions = Mapping[int, tuple[str, ...]]
-_COVERED: dict[str, Versions] = {
+COVERED: dict[str, Versions] = {
     "workload_identities": {
         1: (
             "id", "tenant_id", "name", "epoch", "disabled", "group_id", "owner", "purpose", "environment", "tags", "authorizer",
@@ -76,14 +76,14 @@ class AuthenticatedRows(RecordsBase):
         """
         intact(name, row)
         versions: dict[int, tuple[Cell, ...]] = {
-            version: tuple(row[column] for column in names) for version, names in _COVERED[name].items()
+            version: tuple(row[column] for column in names) for version, names in COVERED[name].items()
         }
         self._check_mac(row["id"] if name == "tenants" else row["tenant_id"], row["mac"], name, versions)
         return row
 
     def _row_mac(self, name: str, tenant: str, values: Mapping[str, Any]) -> bytes:
-        version = max(_COVERED[name])
-        return self._mac(tenant, name, version, tuple(values[column] for column in _COVERED[name][version]))
+        version = max(COVERED[name])
+        return self._mac(tenant, name, version, tuple(values[column] for column in COVERED[name][version]))
 
     def raise_epoch(self) -> None:
         """Make every process drop what it keeps decoded."""

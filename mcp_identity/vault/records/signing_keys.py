@@ -12,7 +12,8 @@ from mcp_identity.domain.errors import VaultCorrupt
 from mcp_identity.vault.envelope import Place
 from mcp_identity.vault.records.base import table
 from mcp_identity.vault.records.moments import micros, moment
-from mcp_identity.vault.records.rows import AuthenticatedRows
+from mcp_identity.vault.records.protected import Protected, Row, SealedColumn
+from mcp_identity.vault.records.rows import COVERED, AuthenticatedRows
 
 _KEYS = table("signing_keys")
 ACTIVE, RETIRING, RETIRED = "active", "retiring", "retired"
@@ -106,6 +107,13 @@ class SigningKeyRecords(AuthenticatedRows):
 
 def _place(tenant: str, key_id: str, algorithm: str, public_jwk: str) -> Place:
     return Place("signing_keys", tenant, key_id, "private_key", context=(algorithm, public_jwk))
+
+
+def _private_place(row: Row) -> Place:
+    return _place(row["tenant_id"], row["id"], row["algorithm"], row["public_jwk"])
+
+
+PROTECTED = Protected("signing_keys", (SealedColumn("private_key", _private_place),), COVERED["signing_keys"])
 
 
 def _stored(row: RowMapping) -> StoredSigningKey:

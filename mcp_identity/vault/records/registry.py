@@ -1,0 +1,46 @@
+"""Which tables hold what somebody could read or forge, and how each of them is protected. All of them, in one place."""
+
+from __future__ import annotations
+
+from mcp_identity.domain.credentials import Flow, GrantKey
+from mcp_identity.vault.envelope import Place
+from mcp_identity.vault.records import consents, issuers, logins, providers, signing_keys
+from mcp_identity.vault.records.protected import Protected, Row, SealedColumn
+from mcp_identity.vault.records.rows import COVERED
+
+
+def _tokens_place(row: Row) -> Place:
+    key = GrantKey(
+        tenant=row["tenant_id"],
+        workload_id=row["workload_id"],
+        user=row["user_key"],
+        provider_row=row["provider_row"],
+        flow=Flow(row["flow"]),
+        resource=row["resource"],
+        audience=row["audience"],
+        scopes=row["scope_key"],
+    )
+    return Place("grants", key.tenant, row["id"], "tokens", row["generation"], key.parts())
+
+
+_ALL = (
+    Protected("tenants", covered=COVERED["tenants"], tenant_column="id"),
+    Protected("users", covered=COVERED["users"]),
+    Protected("workload_identities", covered=COVERED["workload_identities"]),
+    providers.PROTECTED,
+    issuers.PROTECTED,
+    Protected("workload_keys", covered=COVERED["workload_keys"]),
+    signing_keys.PROTECTED,
+    Protected("releases", covered=COVERED["releases"]),
+    Protected("grants", (SealedColumn("tokens", _tokens_place),)),
+    consents.PROTECTED,
+    logins.PROTECTED,
+)
+PROTECTED = {each.table: each for each in _ALL}
+"""By table; small ones that authorise first, so that what was moved is soon as good as new."""
+UNWRITTEN = frozenset({"settings", "groups", "approvals", "access_keys", "replay_marks", "policies"})
+"""Tables that have sealed or authenticated columns and that nothing writes yet."""
+CHAINED = frozenset({"audit_events", "audit_heads", "audit_writers"})
+"""The trail: chained under the vault's own key, which has one version."""
+OF_THE_VAULT = frozenset({"vault_state", "vault_keys"})
+"""What the key backend wraps, and each key's sealed constant."""
