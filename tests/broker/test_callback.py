@@ -217,12 +217,12 @@ def raise_workload_epoch(records: Records, name: str) -> None:
     from sqlalchemy import update
 
     from mcp_identity.vault.records.base import table
-    from mcp_identity.vault.records.rows import _COVERED
+    from mcp_identity.vault.records.rows import COVERED
 
     workloads = table("workload_identities")
     row = records.connection.execute(workloads.select().where(workloads.c.name == name)).mappings().one()
     values = {**row, "epoch": row["epoch"] + 1}
-    covered = tuple(values[column] for column in _COVERED["workload_identities"][1])
+    covered = tuple(values[column] for column in COVERED["workload_identities"][1])
     values["mac"] = records._mac("default", "workload_identities", 1, covered)
     records.connection.execute(update(workloads).where(workloads.c.id == row["id"]).values(values))
     records.raise_epoch()

@@ -123,7 +123,7 @@ def covered() -> dict[str, dict[int, tuple[str, ...]]]:
     providers: Any = import_module("mcp_identity.vault.records.providers")
     rows: Any = import_module("mcp_identity.vault.records.rows")
     audit: Any = import_module("mcp_identity.vault.records.audit")
-    return {"credential_providers": providers._COVERED, **rows._COVERED, "audit_events": {1: audit.CHAINED}}
+    return {"credential_providers": providers._COVERED, **rows.COVERED, "audit_events": {1: audit.CHAINED}}
 
 
 NOT_COVERED = {"users": {"last_seen_at"}, "workload_keys": {"last_used_at"}}
