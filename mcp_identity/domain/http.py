@@ -6,7 +6,7 @@ secrets, so neither shows in a repr.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -26,6 +26,10 @@ class HttpRequest:
         maximum_bytes: The most bytes of the decompressed answer that are read.
         cut: What is longer than `maximum_bytes` is cut off; without it, it is no answer.
         deadline_seconds: For the whole exchange; None for the transport's own.
+        keep: On whose behalf a connection may be kept for further requests and reused, for reads alone; nobody else's
+            requests go over it. Empty for a connection of its own.
+        allowance: Is told of every piece of the answer that was read, in bytes, and says whether there is room for it;
+            without, the answer is cut there, or is none.
     """
 
     method: Method
@@ -35,6 +39,8 @@ class HttpRequest:
     maximum_bytes: int = 1 << 20
     cut: bool = False
     deadline_seconds: float | None = None
+    keep: str = ""
+    allowance: Callable[[int], bool] | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         """Method, host and path; the query may hold a code."""

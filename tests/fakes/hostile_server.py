@@ -41,6 +41,8 @@ class Script:
         close_at_once: Close before reading anything.
         speak_first: Send `raw` before anything was asked, and close.
         stall_handshake: Accept, and never shake hands.
+        keep_alive: Answer further requests on the same connection.
+        answers: Of so many requests on one connection; the next one is read, and the connection closed. 0 for all.
     """
 
     status: int = 200
@@ -61,6 +63,8 @@ class Script:
     close_at_once: bool = False
     speak_first: bool = False
     stall_handshake: bool = False
+    keep_alive: bool = False
+    answers: int = 0
 
 
 @dataclass(slots=True)
@@ -72,12 +76,14 @@ class HostileServer:
         script: What it does; may be exchanged between requests.
         connections: How many were accepted.
         requests: The requests that were read whole.
+        came_on: On which connection each of them came.
     """
 
     port: int
     script: Script
     connections: int = 0
     requests: list[bytes] = field(default_factory=list[bytes])
+    came_on: list[int] = field(default_factory=list[int])
     tls: ssl.SSLContext | None = None
 
     @property
@@ -88,6 +94,7 @@ class HostileServer:
     async def serve(self, stream: SocketStream) -> None:
         """Answer one connection as the script says."""
         self.connections += 1
+        connection = self.connections
         with suppress(anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError, ssl.SSLError, OSError):
             async with stream:
                 if self.script.close_at_once:
@@ -100,11 +107,18 @@ class HostileServer:
                 secured: AnyByteStream = stream
                 if self.tls:
                     secured = await TLSStream.wrap(stream, server_side=True, ssl_context=self.tls, standard_compatible=False)
-                await self._answer(secured, stream)
+                answered = 0
+                while self.script.keep_alive or not answered:
+                    request = await _read_request(secured)
+                    self.requests.append(request)
+                    self.came_on.append(connection)
+                    if self.script.answers and answered == self.script.answers:
+                        return
+                    await self._answer(secured, stream)
+                    answered += 1
 
     async def _answer(self, stream: AnyByteStream, plain: SocketStream) -> None:
         script = self.script
-        self.requests.append(await _read_request(stream))
         if script.reset:
             # Lingering for no time at all makes the close a reset.
             raw = plain.extra(SocketAttribute.raw_socket)  # noqa: S610 - anyio's, not Django's

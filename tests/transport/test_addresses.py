@@ -6,9 +6,10 @@ import ipaddress
 
 import pytest
 
+from mcp_identity.domain.addresses import is_public
 from mcp_identity.domain.errors import UpstreamUnavailable, UrlRefused
 from mcp_identity.domain.http import HttpRequest
-from mcp_identity.transport import Transport, is_public
+from mcp_identity.transport import Transport
 from tests.fakes.hostile_server import hostile_server
 
 FORBIDDEN_ADDRESSES = [
