@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import ssl
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
@@ -52,11 +53,15 @@ class SystemClock:
 
 
 class SystemEntropy:
-    """The operating system's randomness."""
+    """OpenSSL's randomness: seeded by the operating system, another stream in every thread and after a fork.
+
+    Asking the operating system each time would let go of the interpreter for each salt and each row id, and wait behind the
+    other threads to get it back.
+    """
 
     def random_bytes(self, count: int) -> bytes:
         """Unpredictable bytes."""
-        return os.urandom(count)
+        return ssl.RAND_bytes(count)
 
 
 class LoopbackFront:

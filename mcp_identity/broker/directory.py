@@ -48,6 +48,10 @@ class Directory:
         """Another number once something was configured that a principal holds; whoever keeps one looks it up again."""
         return self._services.vault.configuration_epoch
 
+    def recall(self, tenant: str, name: str) -> CredentialProvider | None:
+        """A provider as this process last read it, at no cost; it may have changed since, or stand in no committed row."""
+        return self._services.vault.recall_provider(tenant, name)
+
     async def find(self, tenant: str, name: str) -> CredentialProvider | None:
         """A provider by its name."""
         if not is_name(name):

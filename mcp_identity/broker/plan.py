@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ from mcp_identity.domain.api_call import ApiRequest
 from mcp_identity.domain.credentials import Flow, GrantKey, parse_scopes
 from mcp_identity.domain.errors import InvalidRequest, ProviderMisconfigured, UnsupportedFlow
 from mcp_identity.domain.identity import Principal
-from mcp_identity.domain.provider import Api, CredentialProvider, Dialect, ProviderDefinition, ProviderKind
+from mcp_identity.domain.provider import Api, CredentialProvider, Dialect, ProviderDefinition, ProviderKind, ResolvedDefinition
 from mcp_identity.oauth.authorization import check_agent_parameters, target
 from mcp_identity.providers import catalog
 
@@ -62,12 +63,21 @@ def title_of(provider: CredentialProvider) -> str:
 
 def dialect_of(provider: CredentialProvider) -> Dialect:
     """How a configured provider's authorization server speaks."""
-    return catalog.resolve(definition_of(provider), provider.settings).dialect
+    return _resolved(provider).dialect
 
 
 def api_of(provider: CredentialProvider) -> Api:
     """What is known of a configured provider's API."""
-    return catalog.resolve(definition_of(provider), provider.settings).api
+    return _resolved(provider).api
+
+
+def _resolved(provider: CredentialProvider) -> ResolvedDefinition:
+    return _filled_in(definition_of(provider).name, tuple(provider.settings.items()))
+
+
+@lru_cache(maxsize=1024)  # every call of an agent asks, and the answer follows from the arguments
+def _filled_in(vendor: str, settings: tuple[tuple[str, str], ...]) -> ResolvedDefinition:
+    return catalog.resolve(catalog.get(vendor), dict(settings))
 
 
 def make_plan(principal: Principal, provider: CredentialProvider, request: TokenRequest) -> Plan:

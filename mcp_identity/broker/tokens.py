@@ -136,9 +136,10 @@ class Tokens:
         require_access(call.principal, call.action, plan.provider, allowed, attempt)
         obtained = 0
         failed: UpstreamError | None = None
+        name = grant_key_hash(plan.key)
         for _ in range(_ROUNDS):
             unit = self._serving(call, plan, door, allowed, obtained, serve_alive=failed is not None)
-            found = await self._services.vault.run(unit, _event(call, plan))
+            found = await self._services.vault.run(unit, _event(call, plan), name)
             match found:
                 case _Served(value):
                     return value

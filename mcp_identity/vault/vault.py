@@ -15,6 +15,7 @@ from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.clock import Clock, Entropy
 from mcp_identity.domain.errors import VaultUnavailable
 from mcp_identity.domain.identity import DEFAULT_TENANT
+from mcp_identity.domain.provider import CredentialProvider
 from mcp_identity.vault.envelope import length_prefixed
 from mcp_identity.vault.failures import storage_failure
 from mcp_identity.vault.keys import VAULT, KeyNotLoaded, KeyRing
@@ -57,6 +58,11 @@ class Vault:
     def configuration_epoch(self) -> int:
         """The configuration epoch, as far as this process has seen: what was read under another one may have changed."""
         return self._writer.epoch
+
+    def recall_provider(self, tenant: str, name: str) -> CredentialProvider | None:
+        """A provider as the writer last decoded it; whoever acts on it checks it in a unit."""
+        stored = self._writer.caches.providers.get((tenant, name))
+        return stored.provider if stored else None
 
     async def run(self, unit: Unit[T], event: AuditEvent | None = None, foreseen: bytes = b"") -> T:
         """Run a unit of work in one durable transaction; see `Writer.run`."""

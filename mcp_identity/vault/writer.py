@@ -82,7 +82,7 @@ class Writer:
         self._ring = ring
         self._clock = clock
         self._entropy = entropy
-        self._caches = Caches()
+        self.caches = Caches()
         self._chain = AuditChain(writer_id)
         self._jobs: queue.Queue[_Job[Any] | None] = queue.Queue(CAPACITY)
         self._connection: Connection | None = None
@@ -95,7 +95,7 @@ class Writer:
     @property
     def epoch(self) -> int:
         """The configuration epoch that the last batch found."""
-        return self._caches.epoch
+        return self.caches.epoch
 
     def start(self, epoch: int) -> None:
         """Begin to take units.
@@ -103,7 +103,7 @@ class Writer:
         Args:
             epoch: The configuration epoch that held before the keys were unwrapped.
         """
-        self._caches.epoch = epoch
+        self.caches.epoch = epoch
         self.ready = True
         self._thread.start()
 
@@ -228,9 +228,9 @@ class Writer:
         if schema_version > SCHEMA_VERSION or minimum_writer > WRITER_VERSION:
             why = "the vault was upgraded by a newer version; restart this process with that version"
             raise VaultUnavailable(why, retryable=False)
-        if self._caches.follow(epoch):
+        if self.caches.follow(epoch):
             self._ring.forget()
-        records = Records(connection, self._ring, self._entropy, self._caches, self._chain, self._clock.now())
+        records = Records(connection, self._ring, self._entropy, self.caches, self._chain, self._clock.now())
         if self._chain.in_doubt:
             records.settle_audit_head()
         self._chain.begin()
@@ -257,7 +257,7 @@ class Writer:
             del records.trail[written:]
             self._chain.working = before
             if transaction.unit_changed:
-                self._caches.clear()  # the unit may have decoded what it had just written
+                self.caches.clear()  # the unit may have decoded what it had just written
             job.error = self._refused(job, failure, records)
         transaction.end_unit()
         return True
@@ -282,7 +282,7 @@ class Writer:
         return self._connection
 
     def _disconnect(self) -> None:
-        self._caches.clear()  # they may have been read out of a transaction that does not stand
+        self.caches.clear()  # they may have been read out of a transaction that does not stand
         if self._connection is not None:
             with contextlib.suppress(SQLAlchemyError):
                 self._connection.close()
