@@ -1,19 +1,17 @@
-"""Whether this process may open the vault: every state of folder, key and database at start-up.
+"""Whether this process may open the vault: every state of folder, key and database at start-up, in the order they are asked.
 
-First start with neither vault nor key makes both. Whatever does not fit together is refused with not one byte changed: a
-vault without its key, a key without its vault, a wrong or damaged key, two keys, files that others can read.
+First start with neither vault nor key makes both. Whatever does not fit together is refused with nothing changed: a vault
+without its key, a key without its vault, a wrong or damaged key, two keys, files that others can read. What there is to know
+of a database, and how it is made, is in `stores/`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sqlite3
-import stat
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -23,16 +21,17 @@ from mcp_identity.vault.failures import describe
 from mcp_identity.vault.keys import KeyRing
 from mcp_identity.vault.kms.backend import KeyBackend
 from mcp_identity.vault.kms.local import LocalKey, create_key_file, parse_key_text, read_key_file
-from mcp_identity.vault.locks import ProcessLocks
-from mcp_identity.vault.making import check_context, make_vault, upgrade_vault
-from mcp_identity.vault.stores.sqlite import WAIT_SECONDS, SqliteStore
+from mcp_identity.vault.making import check_context, new_vault, upgrade
+from mcp_identity.vault.stores.site import Site, VaultState
+from mcp_identity.vault.stores.sqlite import WAIT_SECONDS
+from mcp_identity.vault.stores.sqlite_site import SqliteSite, check_folder
 from mcp_identity.vault.stores.store import Store
 from mcp_identity.vault.writer import SCHEMA_VERSION, WRITER_VERSION
 
-_READ_ATTEMPTS = 3
-_State = tuple[str, int, int, str, bytes]
-_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR")
-"""What SQLite says of a file that is no database, or of one without our tables."""
+if TYPE_CHECKING:
+    from mcp_identity.vault.stores.postgres_url import PostgresAddress
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +59,7 @@ class VaultLocation:
         process_id: Random, new for every process.
         database_path: The database file; None for `vault.db` in `home`.
         wait_seconds: How long other processes are waited for.
+        postgres: The PostgreSQL database that is used instead of a file.
     """
 
     home: Path
@@ -67,11 +67,17 @@ class VaultLocation:
     process_id: str
     database_path: Path | None = None
     wait_seconds: float = WAIT_SECONDS
+    postgres: PostgresAddress | None = None
 
     @property
     def database(self) -> Path:
-        """The database file."""
+        """The database file, where it is one."""
         return self.database_path or self.home / "vault.db"
+
+    @property
+    def name(self) -> str:
+        """What people call the database; no password is in it."""
+        return self.postgres.name if self.postgres else str(self.database)
 
     @property
     def default_key(self) -> Path:
@@ -83,6 +89,14 @@ class VaultLocation:
         """The key that is meant."""
         return self.key or KeySource(f"file:{self.default_key}", self.default_key)
 
+    def site(self) -> Site:
+        """Where its database is."""
+        if self.postgres is None:
+            return SqliteSite(self.database, self.process_id, self.wait_seconds)
+        from mcp_identity.vault.stores.postgres_site import PostgresSite
+
+        return PostgresSite(self.postgres, self.wait_seconds)
+
 
 @dataclass(frozen=True, slots=True)
 class OpenedVault:
@@ -91,6 +105,19 @@ class OpenedVault:
     vault_id: str
     ring: KeyRing
     store: Store
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """What became of a vault's schema.
+
+    Attributes:
+        before: Its version before.
+        after: Its version now.
+    """
+
+    before: int
+    after: int
 
 
 def open_location(location: VaultLocation, clock: Clock, entropy: Entropy, *, initialise: bool = False) -> OpenedVault:
@@ -104,193 +131,171 @@ def open_location(location: VaultLocation, clock: Clock, entropy: Entropy, *, in
 
     Raises:
         ConfigurationError: If folder, key and vault do not fit together; nothing was changed.
-        VaultUnavailable: If others hold the vault, a newer version wrote it, or it cannot be read or written now.
+        VaultUnavailable: If others hold the vault, another version wrote it, or it cannot be read or written now.
         VaultCorrupt: If the database is no vault.
     """
-    try:
-        return _open_location(location, clock, entropy, initialise=initialise)
-    except (OSError, SQLAlchemyError, sqlite3.Error) as error:
-        why = getattr(error, "strerror", None) or describe(error)
-        raise VaultUnavailable(f"the vault {location.database} cannot be opened now ({why})") from None
+    opening = _Opening(location, clock, entropy)
+    return opening.guarded(lambda: opening.open(initialise=initialise))
 
 
-def _open_location(location: VaultLocation, clock: Clock, entropy: Entropy, *, initialise: bool) -> OpenedVault:
-    database = location.database
-    for folder in (location.home, database.parent):
-        _check_folder(folder)
-    # The locks are beside the database, which everybody who has it open shares, whatever their home is.
-    locks = ProcessLocks(database.parent, location.process_id, wait_seconds=location.wait_seconds)
-    if not _is_file(database):
-        _start_first(location, locks, clock, entropy, initialise=initialise)
-    backend = LocalKey(_read_key(location), entropy)
-    for suffix in ("", "-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):  # the last process that closes the vault removes the other two
-            _check_private(_with_suffix(database, suffix), "the vault")
-    vault_id, version = _check_key(location, backend)
-    if version < SCHEMA_VERSION:
-        with locks.exclusive():
-            _, version = _check_key(location, backend)  # another process may have upgraded it while we waited
-            if version < SCHEMA_VERSION:
-                upgrade_vault(database)
-    locks.hold()
-    store = SqliteStore(database, locks, location.wait_seconds)
-    return OpenedVault(vault_id, KeyRing(backend, vault_id, clock), store)
+def migrate_location(location: VaultLocation, clock: Clock, entropy: Entropy) -> Migration:
+    """Bring a vault of an older schema to ours; one of ours is left as it is.
+
+    Raises:
+        ConfigurationError: If there is no vault, or folder, key and vault do not fit together; nothing was changed.
+        VaultUnavailable: If a newer version wrote it, others keep it busy, or it cannot be read or written now.
+        VaultCorrupt: If the database is no vault.
+    """
+    opening = _Opening(location, clock, entropy)
+    return opening.guarded(opening.migrate)
 
 
-def _start_first(location: VaultLocation, locks: ProcessLocks, clock: Clock, entropy: Entropy, *, initialise: bool) -> None:
-    """Make key and vault, unless another process just did."""
-    try:
-        _check_creation(location, initialise=initialise)
-    except ConfigurationError:
-        # A key without a vault is also what another process's first start looks like from outside; that one made its lock
-        # file before the key. Where there is none nobody is at it, and the refusal leaves no trace.
-        if not locks.is_being_made():
-            raise
-    for folder in (location.home, location.database.parent):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with locks.creating():
-        if not _is_file(location.database):
-            _check_creation(location, initialise=initialise)
-            make_vault(location.database, _make_key(location, entropy), clock, entropy)
+class _Opening:
+    """One process at the door of one vault."""
 
+    def __init__(self, location: VaultLocation, clock: Clock, entropy: Entropy) -> None:
+        self._location = location
+        self._clock = clock
+        self._entropy = entropy
+        self._site = location.site()
 
-def _with_suffix(database: Path, suffix: str) -> Path:
-    return database.with_name(database.name + suffix)
+    def guarded(self, step: Callable[[], T]) -> T:
+        """Take a step; what the operating system or the database refuses is said without their own words."""
+        try:
+            return step()
+        except (OSError, SQLAlchemyError, sqlite3.Error) as error:
+            why = getattr(error, "strerror", None) or describe(error)
+            raise VaultUnavailable(f"the vault {self._location.name} cannot be opened now ({why})") from None
 
+    def open(self, *, initialise: bool) -> OpenedVault:
+        """Open the vault, making or upgrading it first where that is this process's to do."""
+        self._check_surroundings()
+        if not self._site.has_vault():
+            self._start_first(initialise=initialise)
+        backend = self._backend()
+        state = self._checked_state(backend)
+        if state.schema_version < SCHEMA_VERSION:
+            if not self._site.upgrades_itself:
+                how = "stop nothing, and run: mcp-identity vault migrate"
+                raise VaultUnavailable(f"the vault {self._location.name} has an older schema; {how}", retryable=False)
+            self._upgrade(backend)
+        store = self._site.open()
+        return OpenedVault(state.vault_id, KeyRing(backend, state.vault_id, self._clock), store)
 
-def _is_file(database: Path) -> bool:
-    if database.is_symlink():
-        raise ConfigurationError(f"the vault {database} is a link; name the file itself")
-    return database.exists()
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.exists():
-        if not folder.is_dir():
-            raise ConfigurationError(f"{folder} is not a folder")
-        _check_private(folder, "the folder")
-
-
-def _check_private(path: Path, what: str) -> None:
-    if os.name != "posix":
-        return
-    state = path.stat()
-    if state.st_uid != os.getuid():
-        raise ConfigurationError(f"{what} {path} belongs to another user")
-    if state.st_mode & 0o077:
-        mode = "700" if stat.S_ISDIR(state.st_mode) else "600"
-        raise ConfigurationError(f"{what} {path} is open to other users; run: chmod {mode} {path}")
-
-
-def _check_creation(location: VaultLocation, *, initialise: bool) -> None:
-    source, database = location.key_source, location.database
-    for suffix in ("-wal", "-journal"):
-        if _with_suffix(database, suffix).exists():
+    def migrate(self) -> Migration:
+        """Bring the vault to our schema."""
+        self._check_surroundings()
+        if not self._site.has_vault():
             raise ConfigurationError(
-                f"{_with_suffix(database, suffix)} is left of a vault that is gone; restore the vault, or move that file away"
+                f"there is no vault {self._location.name}; the first start makes it, or: mcp-identity init"
             )
-    if source.path is None or _is_there(source.path):
-        _read_key(location)
-        if not initialise:
+        backend = self._backend()
+        before = self._checked_state(backend).schema_version
+        if before < SCHEMA_VERSION:
+            before = self._upgrade(backend)
+        return Migration(before, SCHEMA_VERSION)
+
+    def _check_surroundings(self) -> None:
+        check_folder(self._location.home)
+        self._site.check_surroundings()
+
+    def _start_first(self, *, initialise: bool) -> None:
+        """Make key and vault, unless another process just did."""
+        site, source = self._site, self._location.key_source
+        try:
+            self._check_creation(initialise=initialise)
+        except ConfigurationError:
+            # A key without a vault is also what another process's first start looks like from outside. Where nobody is at it,
+            # the refusal leaves no trace.
+            if not (site.is_being_made() or site.has_vault()):
+                raise
+        # A key that is there may be on another machine, which nobody is made to wait for.
+        fill = new_vault(self._backend(), self._clock, self._entropy) if _is_given(source) else None
+        if self._location.key is None:
+            self._location.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with site.creating():
+            if not site.has_vault():
+                self._check_creation(initialise=initialise)
+                site.make(fill or new_vault(self._make_key(), self._clock, self._entropy))
+
+    def _check_creation(self, *, initialise: bool) -> None:
+        location, source = self._location, self._location.key_source
+        self._site.check_vacancy()
+        if _is_given(source):
+            self._read_key()
+            if not initialise:
+                how = "restore the vault, or run: mcp-identity init"
+                raise ConfigurationError(f"there is a key ({source.where}) but no vault {location.name}; {how}")
+        elif _is_there(location.default_key):
             raise ConfigurationError(
-                f"there is a key ({source.where}) but no vault {database}; restore the vault, or run: mcp-identity init"
+                f"there is a key file {location.default_key} beside the configured {source.where}, which is not there; "
+                "move the one away that is not meant"
             )
-    elif _is_there(location.default_key):
-        raise ConfigurationError(
-            f"there is a key file {location.default_key} beside the configured {source.where}, which is not there; "
-            "move the one away that is not meant"
-        )
-    elif location.key is not None and not source.path.parent.is_dir():
-        raise ConfigurationError(f"the folder of the key file {source.path} does not exist")
+        elif location.key is not None and source.path is not None and not source.path.parent.is_dir():
+            raise ConfigurationError(f"the folder of the key file {source.path} does not exist")
+
+    def _upgrade(self, backend: KeyBackend) -> int:
+        """Bring the vault to our schema, unless another process does while we wait; the version that it had."""
+        with self._site.exclusive():
+            before = self._checked_state(backend).schema_version
+            if before < SCHEMA_VERSION:
+                self._site.upgrade(upgrade, SCHEMA_VERSION)
+        return before
+
+    def _checked_state(self, backend: KeyBackend) -> VaultState:
+        """Whether the key is this vault's, and the vault one that we know, read without changing anything."""
+        found: VaultState | None = None
+        for found in self._site.states():
+            self._check_state(found, backend)
+        if found is None:
+            raise RuntimeError("a vault says something of itself")
+        return found
+
+    def _check_state(self, state: VaultState, backend: KeyBackend) -> None:
+        if state.schema_version > SCHEMA_VERSION or state.minimum_writer > WRITER_VERSION:
+            why = "the vault was written by a newer version of mcp-identity; start that version"
+            raise VaultUnavailable(why, retryable=False)
+        name = self._location.name
+        if state.key_id != backend.key_id:
+            raise ConfigurationError(f"the key is not the one of the vault {name}; nothing was changed")
+        try:
+            backend.unwrap(state.key_check, check_context(state.vault_id))
+        except VaultCorrupt:
+            raise VaultCorrupt(f"the state of the vault {name} was changed outside the product") from None
+
+    def _backend(self) -> KeyBackend:
+        return LocalKey(self._read_key(), self._entropy)
+
+    def _read_key(self) -> bytes:
+        location, source = self._location, self._location.key_source
+        if source.path is None:
+            text = source.read_text() if source.read_text else None
+            if not text:
+                raise ConfigurationError(f"the key {source.where} is not set")
+            material = parse_key_text(text, source.where)
+        elif not _is_there(source.path):
+            raise ConfigurationError(
+                f"the vault {location.name} is there, but its key {source.where} is not; restore the key from your backup"
+            )
+        else:
+            material = read_key_file(source.path)
+        if location.key is not None and _is_there(location.default_key) and read_key_file(location.default_key) != material:
+            raise ConfigurationError(
+                f"{source.where} is configured, but {location.default_key} holds a different key; move away the one not meant"
+            )
+        return material
+
+    def _make_key(self) -> KeyBackend:
+        path = self._location.key_source.path
+        if path is not None and not path.exists():
+            create_key_file(path, self._entropy)
+        return self._backend()
+
+
+def _is_given(source: KeySource) -> bool:
+    """Whether the key is there, or somewhere where we make none."""
+    return source.path is None or _is_there(source.path)
 
 
 def _is_there(path: Path) -> bool:
     return path.exists() or path.is_symlink()
-
-
-def _read_key(location: VaultLocation) -> bytes:
-    source = location.key_source
-    if source.path is None:
-        text = source.read_text() if source.read_text else None
-        if not text:
-            raise ConfigurationError(f"the key {source.where} is not set")
-        material = parse_key_text(text, source.where)
-    elif not _is_there(source.path):
-        raise ConfigurationError(
-            f"the vault {location.database} is there, but its key {source.where} is not; restore the key from your backup"
-        )
-    else:
-        material = read_key_file(source.path)
-    if location.key is not None and _is_there(location.default_key) and read_key_file(location.default_key) != material:
-        raise ConfigurationError(
-            f"{source.where} is configured, but {location.default_key} holds a different key; move away the one not meant"
-        )
-    return material
-
-
-def _make_key(location: VaultLocation, entropy: Entropy) -> KeyBackend:
-    path = location.key_source.path
-    if path is not None and not path.exists():
-        create_key_file(path, entropy)
-    return LocalKey(_read_key(location), entropy)
-
-
-def _check_key(location: VaultLocation, backend: KeyBackend) -> tuple[str, int]:
-    """Whether the key is this vault's, read without writing a byte.
-
-    Returns:
-        The vault's id and its schema version.
-    """
-    # Reading the journal of a process that was killed writes its index file. The file alone is therefore asked first: key and
-    # id are in it from the beginning. Whoever will change them must bring that change into the file.
-    in_file = _checked_state(location, backend, immutable=True)
-    return in_file if _is_quiet(location.database) else _checked_state(location, backend, immutable=False)
-
-
-def _checked_state(location: VaultLocation, backend: KeyBackend, *, immutable: bool) -> tuple[str, int]:
-    database = location.database
-    vault_id, version, minimum_writer, key_id, key_check = _read_state(location, immutable=immutable)
-    if version > SCHEMA_VERSION or minimum_writer > WRITER_VERSION:
-        raise VaultUnavailable("the vault was written by a newer version of mcp-identity; start that version", retryable=False)
-    if key_id != backend.key_id:
-        raise ConfigurationError(f"the key is not the one of the vault {database}; nothing was changed")
-    try:
-        backend.unwrap(key_check, check_context(vault_id))
-    except VaultCorrupt:
-        raise VaultCorrupt(f"the state of the vault {database} was changed outside the product") from None
-    return vault_id, version
-
-
-def _is_quiet(database: Path) -> bool:
-    try:
-        return _with_suffix(database, "-wal").stat().st_size == 0
-    except FileNotFoundError:
-        return True
-
-
-def _read_state(location: VaultLocation, *, immutable: bool) -> _State:
-    attempts = _READ_ATTEMPTS
-    while True:
-        try:
-            return _read_state_once(location, immutable=immutable)
-        except sqlite3.Error as error:
-            attempts -= 1  # another process may have written into the file, or closed it, meanwhile
-            if attempts == 0:
-                if getattr(error, "sqlite_errorname", "SQLITE_ERROR").startswith(_DAMAGED):
-                    why = f"{location.database} cannot be read as a vault ({describe(error)}); restore it from a backup"
-                    raise VaultCorrupt(why) from None
-                raise
-
-
-def _read_state_once(location: VaultLocation, *, immutable: bool) -> _State:
-    database = location.database
-    uri = f"{database.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
-    query = "SELECT vault_id, schema_version, minimum_writer, key_id, key_check FROM vault_state"
-    with closing(sqlite3.connect(uri, location.wait_seconds / _READ_ATTEMPTS, uri=True)) as connection:
-        row: _State | None = connection.execute(query).fetchone()
-        foreign = connection.execute("SELECT count(*) FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchone()
-    if foreign[0]:
-        raise VaultCorrupt(f"{database} holds triggers or views, which are none of ours; restore it from a backup")
-    if row is None or tuple(map(type, row)) != (str, int, int, str, bytes):
-        raise VaultCorrupt(f"{database} holds no vault; restore it from a backup")
-    return row

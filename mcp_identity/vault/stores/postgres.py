@@ -7,9 +7,12 @@ to, their functions and tables could stand before ours. Poolers must pool sessio
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from mcp_identity.domain.errors import VaultUnavailable
@@ -22,6 +25,7 @@ _STATEMENT_SECONDS = 30
 _IDLE_SECONDS = 15
 """So long may a process keep a transaction open in which it does nothing: one that hangs must not keep rows from others."""
 _READERS = 4
+_LOCK_ATTEMPTS = 3
 _IN_TRANSACTION = 2  # psycopg.pq.TransactionStatus.INTRANS, without importing it
 _SET = "SELECT pg_catalog.set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS given (name, value)"
 _PHRASES = {
@@ -72,6 +76,12 @@ class PostgresStore:
             self._address, self._wait_seconds, "repeatable read", read_only=True, poolclass=QueuePool, **pool
         )
 
+    def carrying_engine(self) -> Engine:
+        """An engine for connections that read the whole vault; nothing ends their transactions but they themselves."""
+        return postgres_engine(
+            self._address, self._wait_seconds, "repeatable read", read_only=True, patient=True, poolclass=NullPool
+        )
+
     def is_open(self, connection: Connection) -> bool:
         """Whether a transaction is open in which no statement failed."""
         driver: Any = connection.connection.driver_connection
@@ -88,8 +98,42 @@ class PostgresStore:
         failures = connection.exec_driver_sql(query).scalar()
         return (f"PostgreSQL has met {failures} pages with a wrong checksum",) if failures else ()
 
+    @contextlib.contextmanager
+    def standing_still(self) -> Generator[None]:
+        """Lock every table against changes, in a transaction that ends with this process at the latest.
+
+        The other replicas go on reading; what they would write fails as long, and is tried again.
+        """
+        engine = postgres_engine(
+            self._address, self._wait_seconds, "read committed", patient=True, poolclass=NullPool
+        )
+        try:
+            with _locked(engine, self.name):
+                yield
+        finally:
+            engine.dispose()
+
     def release(self) -> None:
         """Nothing is held but connections, which end with their engines."""
+
+
+@contextlib.contextmanager
+def _locked(engine: Engine, name: str) -> Generator[None]:
+    """A transaction in which nobody else changes a row of ours: what others had begun has ended before."""
+    tables = ", ".join(sorted(metadata.tables))
+    attempts = _LOCK_ATTEMPTS
+    while True:
+        with engine.begin() as connection:
+            try:
+                connection.exec_driver_sql(f"LOCK TABLE {tables} IN SHARE MODE")
+            except DBAPIError as error:
+                attempts -= 1
+                if not attempts:
+                    why = f"{name} is being written to by somebody who does not come to an end ({describe(error)}); try again"
+                    raise VaultUnavailable(why) from None
+                continue  # somebody waited for us as we did for him
+            yield
+            return
 
 
 def postgres_engine(
@@ -139,6 +183,13 @@ def postgres_engine(
         return connection
 
     return create_engine("postgresql+psycopg://", creator=connect, hide_parameters=True, use_native_hstore=False, **pool)
+
+
+def make_schema(connection: Connection) -> None:
+    """See to it that there is a schema for the tables; where an owner made it for our role, that role may make no other."""
+    there = connection.exec_driver_sql(f"SELECT pg_catalog.to_regnamespace('{SCHEMA}') IS NOT NULL").scalar_one()
+    if not there:
+        connection.exec_driver_sql(f"CREATE SCHEMA {SCHEMA}")
 
 
 def _why(error: BaseException) -> str:

@@ -22,32 +22,12 @@ from mcp_identity.domain.errors import ConfigurationError
 _FORM = "postgresql://<user>[:<password>]@<host>[:<port>]/<database>[?<parameter>=<value>&…]"
 _PASSWORD_FROM = "password_from"  # noqa: S105 - the name of a parameter
 _ALLOWED = frozenset(
-    [
-        "host",
-        "hostaddr",
-        "port",
-        "user",
-        "password",
-        "dbname",
-        "passfile",
-        "connect_timeout",
-        "application_name",
-        "sslmode",
-        "sslnegotiation",
-        "sslrootcert",
-        "sslcert",
-        "sslkey",
-        "sslcrl",
-        "sslcrldir",
-        "ssl_min_protocol_version",
-        "channel_binding",
-        "require_auth",
-        "target_session_attrs",
-        "load_balance_hosts",
-        "gssencmode",
-        "krbsrvname",
-    ]
-)
+    {
+        "host", "hostaddr", "port", "user", "password", "dbname", "passfile", "connect_timeout", "application_name", "sslmode",
+        "sslnegotiation", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcrldir", "ssl_min_protocol_version",
+        "channel_binding", "require_auth", "target_session_attrs", "load_balance_hosts", "gssencmode", "krbsrvname",
+    }
+)  # fmt: skip
 """What a URL may say; whatever else the driver knows is ours to say."""
 _CONNECT_SECONDS = 5
 _NOWHERE = f"{os.devnull}/none"
