@@ -34,6 +34,7 @@ from mcp_identity.domain.errors import (
 )
 from mcp_identity.vault.failures import TransactionLost, is_conflict, is_disconnect, storage_failure
 from mcp_identity.vault.keys import KeyNotLoaded, KeyRing
+from mcp_identity.vault.marks import unusable
 from mcp_identity.vault.prepared import Prepared
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.base import Caches, table
@@ -226,8 +227,7 @@ class Writer:
             raise VaultCorrupt("the vault's state is gone; restore it from a backup")
         schema_version, minimum_writer, epoch = state
         if schema_version > SCHEMA_VERSION or minimum_writer > WRITER_VERSION:
-            why = "the vault was upgraded by a newer version; restart this process with that version"
-            raise VaultUnavailable(why, retryable=False)
+            raise unusable("the vault", minimum_writer)
         if self.caches.follow(epoch):
             self._ring.forget()
         records = Records(connection, self._ring, self._entropy, self.caches, self._chain, self._clock.now())
@@ -239,7 +239,7 @@ class Writer:
     def _run(self, job: _Job[Any], records: Records, transaction: Transaction) -> bool:
         """Run one unit; False if it needs a transaction of its own."""
         before, written = self._chain.working, len(records.trail)
-        transaction.begin_unit(records.foreseen.clear)
+        transaction.begin_unit(records.forget_read)
         job.result = job.error = None
         failure: Exception | None = None
         try:
