@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import platformdirs
 from pydantic import Field, ValidationError, field_validator
@@ -26,6 +26,7 @@ from mcp_identity.domain.provider import Release
 
 PREFIX = "MCP_IDENTITY_"
 CALLBACK_PORT = 8976
+_SQLITE, _POSTGRES = "sqlite:///", ("postgresql://", "postgres://")
 _SECRET_LIMIT = 16_384
 Names = Annotated[tuple[str, ...], NoDecode]
 """Several values: a list in the file; with commas or spaces between them in the environment."""
@@ -43,7 +44,7 @@ class Settings(BaseSettings):
 
     Attributes:
         home: The private folder of vault and key.
-        database_url: ``sqlite:///<path>``; empty for `vault.db` in `home`.
+        database_url: ``sqlite:///<path>`` or ``postgresql://…``; empty for `vault.db` in `home`.
         key: Where the key-encryption key is: ``file:<path>`` or ``env:<name>``; empty for the file `key` in `home`.
         callback_port: The loopback port of the consent page; it stands in the redirect URIs that vendors know.
         workload: The name of the agent; empty for the MCP client's own.
@@ -84,7 +85,7 @@ class Settings(BaseSettings):
     )
 
     home: Path = Field(default_factory=default_home)
-    database_url: str = ""
+    database_url: str = Field(default="", repr=False)  # a password may be in it
     key: str = ""
     callback_port: int = Field(default=CALLBACK_PORT, ge=1, le=65_535)
     workload: str = ""
@@ -169,19 +170,39 @@ class Settings(BaseSettings):
         file = TomlConfigSettingsSource(settings_cls, default_home() / "mcp-identity.toml")
         return init_settings, env_settings, file
 
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, url: str) -> str:
+        if url and not url.startswith(_POSTGRES) and (not url.startswith(_SQLITE) or url == _SQLITE):
+            raise ValueError("it is sqlite:///<path>, or postgresql://<user>@<host>/<database>")
+        return url
+
     @property
     def database_path(self) -> Path | None:
-        """The SQLite file, where one is configured.
+        """The SQLite file, where one is configured."""
+        if not self.database_url.startswith(_SQLITE):
+            return None
+        return Path(self.database_url.removeprefix(_SQLITE)).expanduser().absolute()
+
+    @property
+    def postgres_url(self) -> str:
+        """The URL of the PostgreSQL database, where that is what is configured; else empty.
 
         Raises:
-            ConfigurationError: If the URL is of another database.
+            ConfigurationError: If the environment would lead the driver elsewhere, which nothing that we say overrules.
         """
-        if not self.database_url:
-            return None
-        scheme, _, path = self.database_url.partition(":///")
-        if scheme != "sqlite" or not path:
-            raise ConfigurationError(f"{PREFIX}DATABASE_URL is sqlite:///<path>; this version serves no other database")
-        return Path(path).expanduser().absolute()
+        if not self.database_url.startswith(_POSTGRES):
+            return ""
+        if "PGSERVICE" in os.environ:
+            raise ConfigurationError(
+                f"PGSERVICE is set, but {PREFIX}DATABASE_URL alone says where the vault is: unset PGSERVICE"
+            )
+        return self.database_url
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other machines may have the same vault open."""
+        return self.database_url.startswith(_POSTGRES)
 
     def local_user(self, vault_id: str) -> User:
         """The operating system's user, as a user of this vault; with `user` set, a different one, shown as asserted."""
@@ -232,14 +253,31 @@ def _complaint(name: str, kind: str, message: str) -> str:
 
 
 def environment_for_clients() -> dict[str, str]:
-    """What is set in this environment and a server started by an MCP client must know too; never a secret."""
+    """What is set in this environment and a server started by an MCP client must know too; never a secret.
+
+    Raises:
+        ConfigurationError: If the URL of the database holds its password.
+    """
     names = ("HOME", "DATABASE_URL", "KEY", "CALLBACK_PORT", "USER", "DEFAULT_RELEASE")
     found = {PREFIX + name: value for name in names if (value := os.environ.get(PREFIX + name))}
     if not found.get(f"{PREFIX}KEY", "file:").startswith("file:"):
         del found[f"{PREFIX}KEY"]  # it names a variable, which the client's environment does not have
+    if _holds_password(found.get(f"{PREFIX}DATABASE_URL", "")):
+        raise ConfigurationError(
+            f"{PREFIX}DATABASE_URL holds a password, which nobody writes into a client's configuration; "
+            "keep it in a file of your own, and end the URL in ?password_from=file:/path"
+        )
     if f"{PREFIX}HOME" in found:
         found[f"{PREFIX}HOME"] = str(default_home().expanduser().absolute())
     return found
+
+
+def _holds_password(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return True  # whatever it is, it is not shown
+    return ":" in parts.netloc.rpartition("@")[0] or any(name == "password" for name, _ in parse_qsl(parts.query))
 
 
 def key_reference(key: str) -> tuple[str, Path | None, Callable[[], str | None] | None]:

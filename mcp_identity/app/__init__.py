@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mcp_identity.inbound.authentication import Authenticator
     from mcp_identity.settings import Settings
     from mcp_identity.transport import Transport
-    from mcp_identity.vault.opening import VaultLocation
+    from mcp_identity.vault.opening import Migration, VaultLocation
     from mcp_identity.vault.vault import Vault
     from mcp_identity.web.listener import LoopbackListener
 
@@ -133,12 +133,33 @@ class Prepared:
 
 
 def vault_location(settings: Settings) -> VaultLocation:
-    """Where the vault of these settings is."""
-    from mcp_identity.settings import key_reference
+    """Where the vault of these settings is.
+
+    Raises:
+        ConfigurationError: If its database cannot be told, or not be spoken to.
+    """
+    from mcp_identity.settings import key_reference, read_secret
     from mcp_identity.vault.opening import KeySource, VaultLocation
 
     key = KeySource(*key_reference(settings.key)) if settings.key else None
-    return VaultLocation(settings.home, key, os.urandom(16).hex(), settings.database_path)
+    postgres = None
+    if url := settings.postgres_url:
+        from mcp_identity.vault.stores.postgres_url import parse_url
+
+        postgres = parse_url(url, read_secret)
+    return VaultLocation(settings.home, key, os.urandom(16).hex(), settings.database_path, postgres=postgres)
+
+
+def migrate(settings: Settings) -> Migration:
+    """Bring the vault of these settings to this version's schema; one that has it is left as it is.
+
+    Raises:
+        ConfigurationError: If there is no vault, or key and vault do not fit together.
+        StorageError: If a newer version wrote it, or it cannot be opened now.
+    """
+    from mcp_identity.vault.opening import migrate_location
+
+    return migrate_location(vault_location(settings), SystemClock(), SystemEntropy())
 
 
 def prepare(

@@ -17,6 +17,10 @@ NAMING = {
 
 metadata = MetaData(naming_convention=NAMING)
 
+TEXT = Text().with_variant(Text(collation="C"), "postgresql")
+"""Text that is compared and ordered by its bytes, as SQLite does. The order of a language changes with a library of the system,
+and a unique index that was made by another order is none."""
+
 
 class Blob(LargeBinary):
     """Bytes as the driver gives them; a cell that holds something else is found where rows are checked, not in the driver."""
@@ -36,22 +40,22 @@ class Base(SQLModel):
 
 def row_id() -> Any:
     """A random text that names the row."""
-    return Field(sa_column=Column(Text, primary_key=True))
+    return Field(sa_column=Column(TEXT, primary_key=True))
 
 
 def text(*, unique: bool = False, index: bool = False) -> Any:
     """Text that is never NULL."""
-    return Field(default="", sa_column=Column(Text, nullable=False, unique=unique or None, index=index or None))
+    return Field(default="", sa_column=Column(TEXT, nullable=False, unique=unique or None, index=index or None))
 
 
 def tenant() -> Any:
     """The tenant that the row belongs to."""
-    return Field(sa_column=Column(Text, ForeignKey("tenants.id"), nullable=False))
+    return Field(sa_column=Column(TEXT, ForeignKey("tenants.id"), nullable=False))
 
 
 def reference(target: str) -> Any:
     """The row that this one belongs to."""
-    return Field(sa_column=Column(Text, ForeignKey(target), nullable=False))
+    return Field(sa_column=Column(TEXT, ForeignKey(target), nullable=False))
 
 
 def number(default: int = 0) -> Any:

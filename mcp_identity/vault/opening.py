@@ -22,6 +22,7 @@ from mcp_identity.vault.keys import KeyRing
 from mcp_identity.vault.kms.backend import KeyBackend
 from mcp_identity.vault.kms.local import LocalKey, create_key_file, parse_key_text, read_key_file
 from mcp_identity.vault.making import check_context, new_vault, upgrade
+from mcp_identity.vault.marks import unusable
 from mcp_identity.vault.stores.site import Site, VaultState
 from mcp_identity.vault.stores.sqlite import WAIT_SECONDS
 from mcp_identity.vault.stores.sqlite_site import SqliteSite, check_folder
@@ -253,8 +254,7 @@ class _Opening:
 
     def _check_state(self, state: VaultState, backend: KeyBackend) -> None:
         if state.schema_version > SCHEMA_VERSION or state.minimum_writer > WRITER_VERSION:
-            why = "the vault was written by a newer version of mcp-identity; start that version"
-            raise VaultUnavailable(why, retryable=False)
+            raise unusable(f"the vault {self._location.name}", state.minimum_writer)
         name = self._location.name
         if state.key_id != backend.key_id:
             raise ConfigurationError(f"the key is not the one of the vault {name}; nothing was changed")

@@ -11,7 +11,7 @@ Every table here has a `tenant_id`; those of the vault itself are in `tables_own
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, UniqueConstraint
 from sqlmodel import Field
 
 from mcp_identity.vault import columns as col
@@ -179,7 +179,7 @@ class GrantRow(Base, table=True):
     tenant_id: str = col.tenant()
     workload_id: str = col.reference("workload_identities.id")
     user_key: str = col.text()
-    provider_row: str = Field(sa_column=Column(Text, ForeignKey("credential_providers.id"), nullable=False, index=True))
+    provider_row: str = Field(sa_column=Column(col.TEXT, ForeignKey("credential_providers.id"), nullable=False, index=True))
     flow: str = col.text()
     resource: str = col.text()
     audience: str = col.text()

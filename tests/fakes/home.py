@@ -25,6 +25,7 @@ from mcp_identity.vault.records import Records
 from tests.fakes.browser import Browser
 from tests.fakes.clock import FakeClock
 from tests.fakes.mcp_client import environment_of
+from tests.fakes.postgres import Database, postgres
 from tests.fakes.vendor import CLIENT_ID, Vendor, new_secret
 
 
@@ -55,6 +56,28 @@ def put_vault(home: Path) -> None:
     for name in ("key", "vault.db"):
         copyfile(_ready() / name, home / name)
         (home / name).chmod(0o600)
+
+
+@cache
+def _ready_database() -> tuple[Path, Database]:
+    """The same on PostgreSQL: the folder of its key, and its database."""
+    folder = Path(mkdtemp(prefix="mcp-identity-tests-"))
+    atexit.register(rmtree, folder, ignore_errors=True)
+    database = postgres().create_database()
+    app.prepare(Settings(home=folder / "home", database_url=database.url), clock=FakeClock()).close()
+    return folder / "home", database
+
+
+def put_postgres_vault(home: Path) -> Database:
+    """See to it that there is a vault on PostgreSQL, with its key in a folder; its database.
+
+    All of these vaults have one key and one id, as those of `put_vault` have.
+    """
+    made, database = _ready_database()
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    copyfile(made / "key", home / "key")
+    (home / "key").chmod(0o600)
+    return database.copy()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from mcp_identity.domain.errors import VaultUnavailable
+from mcp_identity.vault.columns import metadata
+from mcp_identity.vault.failures import describe
 from mcp_identity.vault.stores.postgres_url import PostgresAddress
 
 SCHEMA = "mcp_identity"
@@ -104,9 +106,7 @@ class PostgresStore:
 
         The other replicas go on reading; what they would write fails as long, and is tried again.
         """
-        engine = postgres_engine(
-            self._address, self._wait_seconds, "read committed", patient=True, poolclass=NullPool
-        )
+        engine = postgres_engine(self._address, self._wait_seconds, "read committed", patient=True, poolclass=NullPool)
         try:
             with _locked(engine, self.name):
                 yield

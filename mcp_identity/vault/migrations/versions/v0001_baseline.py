@@ -13,9 +13,12 @@ branch_labels = None
 depends_on = None
 
 
+_TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+
 def _columns(text: str = "", number: str = "", blob: str = "", blob_or_null: str = "") -> Iterator[sa.Column[object]]:
     for name in text.split():
-        yield sa.Column(name, sa.Text(), nullable=False)
+        yield sa.Column(name, _TEXT, nullable=False)
     for name in number.split():
         yield sa.Column(name, sa.BigInteger(), nullable=False, autoincrement=False)
     for name in blob.split():
