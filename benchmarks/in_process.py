@@ -21,7 +21,7 @@ from kit.figures import Spread, percentile, spread
 from kit.sampling import Sampler
 from kit.scenario import Scenario, parser, scenario
 from kit.show import Chart, Goal, Table
-from kit.vaults import BenchVault, fill, get_token, opened
+from kit.vaults import NAMES, BenchVault, fill, get_token, opened
 
 from mcp_identity import app
 from mcp_identity.domain.identity import Principal
@@ -30,7 +30,6 @@ CALLERS = (1, 16, 64)
 GOALS: dict[DatabaseKind, int] = {"sqlite": 8000, "postgresql": 3000}
 """Calls a second with 64 callers."""
 JUDGED_AT = 64
-NAMES: dict[DatabaseKind, str] = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kit import ROOT  # first: it makes the fakes importable
+from kit import ROOT  # pyright: ignore[reportUnusedImport]  # noqa: F401 - first: it makes the fakes importable
 from mcp_identity import app
 from mcp_identity.broker.answers import ProviderSpec, TokenReleased, TokenRequest
 from mcp_identity.broker.audit import Call
@@ -25,6 +25,8 @@ from mcp_identity.tools.results import token_answer
 from tests.fakes.vendor import CLIENT_ID, Vendor, running_vendor
 
 PROVIDER, SCOPES = "billing", ("read", "write")
+NAMES: Mapping[str, str] = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+"""Of the databases, for people."""
 _TOKEN_SECONDS = 6 * 3600
 UNLIMITED: Mapping[str, str] = {
     "CALLS_PER_SECOND": "1000000",
@@ -112,6 +114,3 @@ async def opened(vault: BenchVault) -> AsyncGenerator[tuple[app.Graph, list[Prin
     """The graph of a filled vault in this process, and the principals of its agents."""
     async with app.open(vault.settings()) as graph:
         yield graph, [await graph.broker.directory.local_principal(name, graph.user, "stdio") for name in vault.agents]
-
-
-__all__ = ["PROVIDER", "ROOT", "SCOPES", "BenchVault", "fill", "get_token", "opened", "provider_spec"]
