@@ -1,0 +1,1 @@
+"""How a vault goes from one database to another, into an archive and back: every row as it is, nothing sealed anew."""

@@ -1,0 +1,107 @@
+"""How is a whole vault read while others write: every row once, as all of them were at one moment?
+
+One transaction that reads from one snapshot, table after table, some rows at a time. On SQLite that is a reading transaction
+of the write-ahead log: writers go on, and unlike the backup API, which begins anew whenever another process has written, it
+always comes to an end. On PostgreSQL it is REPEATABLE READ, READ ONLY, through the server's own cursor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, Table, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from mcp_identity.vault.envelope import derive
+from mcp_identity.vault.failures import storage_failure
+from mcp_identity.vault.keys import VAULT, KeyRing
+from mcp_identity.vault.moving.cells import Cells, Contents, Digest, checked, contents_of, encode_cells
+from mcp_identity.vault.moving.state import CARRIED
+from mcp_identity.vault.stores.store import Store
+
+AT_ONCE = 500
+"""Rows that are read, and written, in one go."""
+Progress = Callable[[str, str, int], None]
+"""Told what is done, in which table, and how many rows more of it are."""
+
+
+def unwatched(_step: str, _table: str, _rows: int) -> None:
+    """Nobody looks on."""
+
+
+@contextlib.contextmanager
+def snapshot(store: Store) -> Generator[Connection]:
+    """A transaction that reads a vault as it is at this moment.
+
+    Raises:
+        VaultUnavailable: If the database cannot be read now.
+        VaultCorrupt: If it is damaged.
+    """
+    engine = store.carrying_engine()
+    try:
+        with engine.connect() as connection, connection.begin():
+            yield connection
+    except SQLAlchemyError as error:
+        raise storage_failure(error) from None
+    finally:
+        engine.dispose()
+
+
+def read_rows(connection: Connection, table: Table) -> Iterator[Sequence[Row[Any]]]:
+    """All rows of a table, some at a time."""
+    options = {"stream_results": True, "yield_per": AT_ONCE}
+    yield from connection.execute(select(table), execution_options=options).partitions()
+
+
+def read_cells(connection: Connection, table: Table) -> Iterator[list[Cells]]:
+    """The same, each cell checked.
+
+    Raises:
+        VaultCorrupt: If a row holds what the product does not write.
+    """
+    for rows in read_rows(connection, table):
+        yield [checked(table, row) for row in rows]
+
+
+def digest_key(ring: KeyRing) -> bytes:
+    """The key of this vault's digests: the same rows come to the same digest in every database and archive of it."""
+    return derive(ring.current(VAULT).material, "row-digest")
+
+
+def read_contents(connection: Connection, key: bytes, progress: Progress, step: str) -> Contents:
+    """Read every row, and say what they come to."""
+    digests: list[tuple[str, Digest]] = []
+    for table in CARRIED:
+        digest = Digest(key)
+        for rows in read_cells(connection, table):
+            for row in rows:
+                digest.add(encode_cells(row))
+            progress(step, table.name, len(rows))
+        digests.append((table.name, digest))
+    return contents_of(digests)
+
+
+@dataclass(frozen=True, slots=True)
+class VaultRows:
+    """The rows of a vault, out of a snapshot of it."""
+
+    connection: Connection
+
+    def batches(self) -> Iterator[tuple[Table, list[Cells]]]:
+        """Every row of every table, some at a time; those that others refer to come first."""
+        for table in CARRIED:
+            for batch in self.of(table):
+                yield table, batch
+
+    def of(self, table: Table) -> Iterator[list[Cells]]:
+        """Every row of one table, some at a time."""
+        return read_cells(self.connection, table)
+
+    def missing(self, table: Table, keys: list[Any]) -> list[Any]:
+        """Which of some rows are not there."""
+        key = next(iter(table.primary_key.columns))
+        there = set(self.connection.execute(select(key).where(key.in_(keys))).scalars())
+        return [each for each in keys if each not in there]
