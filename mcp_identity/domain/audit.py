@@ -52,6 +52,8 @@ class AuditEvent:
 
     def ending(self, outcome: str, **detail: str) -> AuditEvent:
         """The same event with its outcome, and further facts."""
+        if outcome == self.outcome and not detail:
+            return self
         return replace(self, outcome=outcome, detail={**self.detail, **detail})
 
 

@@ -40,6 +40,8 @@ def clean_text(text: str, limit: int = MESSAGE_LIMIT) -> str:
         text: Anything, for instance a vendor's ``error_description``.
         limit: The most characters to keep.
     """
+    if len(text) <= limit and text.isprintable() and "  " not in text and text == text.strip(" "):
+        return text  # nearly always; the only white space that is printable is the plain space
     kept = (" " if char.isspace() else char for char in text[: limit * 4] if char.isprintable() or char.isspace())
     return " ".join("".join(kept).split())[:limit]
 

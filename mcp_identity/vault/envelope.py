@@ -72,7 +72,7 @@ class Place:
 
 def length_prefixed(*parts: bytes) -> bytes:
     """Join parts so that no two different lists give the same bytes."""
-    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return b"".join([len(part).to_bytes(4, "big") + part for part in parts])
 
 
 def derive(material: bytes, purpose: str, salt: bytes | None = None) -> bytes:

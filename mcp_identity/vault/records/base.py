@@ -102,7 +102,8 @@ class RecordsBase:
 
         Attributes:
             trail: Rows of the audit trail that are collected for the end of the batch.
-            foreseen: Grants that were read ahead for the whole batch, by the hash of their key; empty once anything changed.
+            foreseen: Grants that were read ahead for the whole batch, by the hash of their key.
+            opened: Those of them that a unit has asked for, opened.
         """
         self.connection = connection
         self.ring = ring
@@ -112,6 +113,12 @@ class RecordsBase:
         self.now = now
         self.trail: list[dict[str, Any]] = []
         self.foreseen: dict[bytes, AnyRow | None] = {}
+        self.opened: dict[bytes, Any] = {}
+
+    def forget_read(self) -> None:
+        """Something is about to change: what was read before may be so no longer."""
+        self.foreseen.clear()
+        self.opened.clear()
 
     def new_id(self) -> str:
         """A random row id; it survives a copy of the vault."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -57,6 +58,7 @@ class GrantList:
     corrupt: tuple[str, ...] = ()
 
 
+@lru_cache(maxsize=4096)  # asked several times in every call
 def grant_key_hash(key: GrantKey) -> bytes:
     """What a grant is found by: SHA-256 over its length-prefixed key."""
     return sha256(length_prefixed(*(part.encode() for part in key.parts()))).digest()
@@ -77,10 +79,17 @@ class GrantRecords(RecordsBase):
         """
         # By the hash alone, which is over tenant and owner: a row that was moved to another tenant is found, and refused.
         digest = grant_key_hash(key)
-        if digest not in self.foreseen:
-            self.foreseen |= self._rows_of([digest])
-        row = self.foreseen[digest]
-        return self._grant(row, key) if row else None
+        opened: Grant | None = self.opened.get(digest)
+        if opened is not None:
+            return opened
+        rows = self.foreseen if digest in self.foreseen else self._rows_of([digest])
+        row = rows[digest]
+        if row is None:
+            return None
+        grant = self._grant(row, key)
+        if rows is self.foreseen:
+            self.opened[digest] = grant
+        return grant
 
     def foresee_grants(self, digests: Sequence[bytes]) -> None:
         """Read what units of this batch will ask for, in one statement.
