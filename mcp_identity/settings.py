@@ -54,6 +54,7 @@ class Settings(BaseSettings):
         links_per_minute: New consent links of one principal for one provider.
         concurrent_waits: Calls of one principal that wait for a consent.
         total_consents: Open consents of all principals together.
+        refreshes_ahead: Tokens in use that are refreshed before they end, at once, in this process; 0 for none.
         public_url: Where callers and browsers reach this server, ``https://host[:port]``; needed beyond loopback.
         allowed_hosts: Further values of the Host header; the public URL's, and on loopback the address bound, always are.
         allowed_origins: Further values of the Origin header.
@@ -95,6 +96,7 @@ class Settings(BaseSettings):
     links_per_minute: int = Field(default=5, ge=1, le=1000)
     concurrent_waits: int = Field(default=4, ge=1, le=1000)
     total_consents: int = Field(default=10_000, ge=1, le=10_000_000)
+    refreshes_ahead: int = Field(default=8, ge=0, le=1000)
     public_url: str = ""
     allowed_hosts: Names = ()
     allowed_origins: Names = ()

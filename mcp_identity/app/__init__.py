@@ -188,6 +188,7 @@ def prepare(
     from mcp_identity.broker.broker import Broker
     from mcp_identity.broker.services import Limits, Services
     from mcp_identity.broker.tasks import OwnedTasks
+    from mcp_identity.broker.upstreams import Upstreams
     from mcp_identity.inbound.workload_tokens import WorkloadTokens
     from mcp_identity.transport import Transport
     from mcp_identity.vault.vault import open_vault
@@ -199,12 +200,19 @@ def prepare(
     services = Services(
         vault=vault,
         transport=client,
+        upstreams=Upstreams(client, clock),
         clock=clock,
         entropy=entropy,
         tasks=tasks,
         front=front or own_pages,
         default_release=settings.default_release,
-        limits=Limits(settings.pending_consents, settings.links_per_minute, settings.concurrent_waits, settings.total_consents),
+        limits=Limits(
+            settings.pending_consents,
+            settings.links_per_minute,
+            settings.concurrent_waits,
+            settings.total_consents,
+            settings.refreshes_ahead,
+        ),
         mint=WorkloadTokens(vault, clock, entropy, settings.public_url),
         public_url=settings.public_url,
     )

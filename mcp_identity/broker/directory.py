@@ -195,7 +195,7 @@ class Directory:
 
         async def work() -> tuple[Revoked, ...]:
             client, grants = await self._services.vault.run(unit, event)
-            return await revoke_grants_at_vendor(self._services.transport, provider, dialect_of(provider), client, grants)
+            return await revoke_grants_at_vendor(self._services.upstreams, provider, dialect_of(provider), client, grants)
 
         return await self._services.tasks.run(work)
 

@@ -53,8 +53,8 @@ class Exchanger:
         try:
             await self._store(exchange, await self._with_account(exchange, answer))
         except Exception as error:
-            transport, provider = self._services.transport, exchange.provider
-            await revoke_at_vendor(transport, provider, exchange.dialect, exchange.client, answer.tokens)
+            upstreams, provider = self._services.upstreams, exchange.provider
+            await revoke_at_vendor(upstreams, provider, exchange.dialect, exchange.client, answer.tokens)
             await self._fail(exchange, error if isinstance(error, IdentityError) else IdentityError("the exchange failed"))
             if not isinstance(error, IdentityError):
                 raise
@@ -75,7 +75,9 @@ class Exchanger:
             now = self._services.clock.now()
             return process_token_response(response, exchange.dialect, requested_scopes=request.scopes, now=now)
 
-        answer = await ask(self._services.transport, provider, asked, read)
+        # Whatever the vendor did of late: the code is good for a minute, and for nothing else.
+        with self._services.upstreams.at_once(provider, provider.server.token_url):
+            answer = await ask(self._services.transport, provider, asked, read)
         return replace(answer, tokens=answer.tokens.obtained_from(provider.destination()))
 
     async def _with_account(self, exchange: Exchange, answer: TokenAnswer) -> TokenSet:
@@ -83,9 +85,9 @@ class Exchanger:
         provider, nonce = exchange.provider, exchange.attempt.nonce
         if answer.id_token is None or not provider.server.jwks_url:
             return answer.tokens
-        keys = await self._services.transport.send(
-            jwks_request(provider.server), allow_http_loopback=provider.allow_http_loopback
-        )
+        request = replace(jwks_request(provider.server), keep=f"keys {provider.id}")
+        with self._services.upstreams.at_once(provider, provider.server.jwks_url):
+            keys = await self._services.transport.send(request, allow_http_loopback=provider.allow_http_loopback)
         subject = verify_id_token(
             answer.id_token.reveal(),
             keys,

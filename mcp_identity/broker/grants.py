@@ -118,8 +118,8 @@ class Grants:
             ending = await self._services.vault.run(unit, event)
             if not ending.grants:
                 return ()
-            dialect, transport = dialect_of(ending.provider), self._services.transport
-            return await revoke_grants_at_vendor(transport, ending.provider, dialect, ending.client, ending.grants)
+            dialect, upstreams = dialect_of(ending.provider), self._services.upstreams
+            return await revoke_grants_at_vendor(upstreams, ending.provider, dialect, ending.client, ending.grants)
 
         return await self._services.tasks.run(work)
 

@@ -94,7 +94,7 @@ class Portal:
 
         async def work() -> None:
             provider, client, grant = await self._services.vault.run(unit, event)
-            await revoke_at_vendor(self._services.transport, provider, dialect_of(provider), client, grant.tokens)
+            await revoke_at_vendor(self._services.upstreams, provider, dialect_of(provider), client, grant.tokens)
 
         await self._services.tasks.run(work)
 

@@ -1,7 +1,8 @@
 """How a token is obtained without its user, exactly once, and without losing what the vendor rotated.
 
 Goes through the steps of `leases.py`: takes the lease or waits for whoever has it, sends within two seconds, and stores the
-answer or notes the failure. All of it runs as owned work; a cancelled caller changes nothing.
+answer or notes the failure. All of it runs as owned work; a cancelled caller changes nothing. Before it takes a lease it has
+a turn at the vendor (`upstreams.py`), so a vendor that is not to be asked costs no lease, and who waits for a turn holds none.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import anyio
 from mcp_identity.broker import leases
 from mcp_identity.broker.audit import Call
 from mcp_identity.broker.leases import Held, Leased, Settled
+from mcp_identity.broker.pauses import Pauses
 from mcp_identity.broker.plan import Plan
 from mcp_identity.broker.services import Services
+from mcp_identity.broker.upstreams import Turn, as_told
 from mcp_identity.broker.vendor import ask, revoke_at_vendor
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.credentials import Flow, Grant, Secret, TokenSet
@@ -23,7 +26,7 @@ from mcp_identity.domain.errors import Conflict, IdentityError, RateLimited, Sto
 from mcp_identity.domain.http import HttpRequest, HttpResponse
 from mcp_identity.domain.provider import OAuthClient
 from mcp_identity.oauth.token import client_credentials_request, process_token_response, refresh_request
-from mcp_identity.vault.records.grants import Lease
+from mcp_identity.vault.records.grants import Lease, grant_key_hash
 from mcp_identity.vault.vault import Vault
 from mcp_identity.vault.writer import Unit
 
@@ -51,69 +54,103 @@ class _Watch:
 
 
 class Refresher:
-    """Obtains tokens that need no user."""
+    """Obtains tokens that need no user.
+
+    Attributes:
+        pauses: The grants that a vendor just failed.
+    """
 
     def __init__(self, services: Services) -> None:
         """Keep what it works with."""
         self._services = services
+        self.pauses = Pauses(services.clock)
 
-    async def obtain(self, call: Call, plan: Plan, seen: int) -> int:
+    async def obtain(self, call: Call, plan: Plan, seen: int, *, ahead: bool = False) -> int:
         """Obtain a new token, or wait for whoever does.
 
         Args:
             call: For the trail.
             plan: Which grant.
             seen: The generation that is stale.
+            ahead: Nobody waits for it: where it cannot be done at once, it is not done.
 
         Returns:
             The generation that answers the calls that wait, or 0; a caller looks at the grant again.
 
         Raises:
-            UpstreamError: If the vendor refused, or could not be reached.
+            UpstreamError: If the vendor refused, could not be reached, or is not to be asked now.
+            ProviderMisconfigured: If it does not accept our client.
             IdentityError: As the vault says.
         """
         clock, vault = self._services.clock, self._services.vault
+        self.pauses.require_none(grant_key_hash(plan.key))
         give_up = clock.monotonic() + GIVE_UP_SECONDS
         watch = _Watch()
         takeover: Held | None = None
+        while True:
+            async with self._services.upstreams.turn(plan.provider, endpoint_of(plan), waits=not ahead) as turn:
+                asked = clock.monotonic()
+                match await vault.run(leases.lease(call, plan, seen, vault.process_id, takeover)):
+                    case Settled(generation):
+                        return generation
+                    case Leased(lease, client):
+                        return await self._use(call, plan, lease, client, asked, turn)
+                    case Held() as held:
+                        pass
+            if ahead and not self._is_dead(held):
+                return 0
+            takeover = await self._watch(plan, held, watch, give_up)
+
+    async def _watch(self, plan: Plan, held: Held, watch: _Watch, give_up: float) -> Held | None:
+        """Wait until somebody else's lease is gone, or may be taken over; looks beside the writer, which others need.
+
+        Returns:
+            The lease, if it may be taken over.
+        """
+        clock, vault = self._services.clock, self._services.vault
         poll = _SHORTEST_POLL
         while True:
-            asked = clock.monotonic()
-            match await vault.run(leases.lease(call, plan, seen, vault.process_id, takeover)):
-                case Settled(generation):
-                    return generation
-                case Leased(lease, client):
-                    return await self._use(call, plan, lease, client, asked)
-                case Held() as held:
-                    now = clock.monotonic()
-                    # A lease of our own that nobody works on is left from an attempt that could not be written down.
-                    dead = held.owner == vault.process_id or vault.is_dead(held.owner)
-                    takeover = held if watch.seconds(held, now) >= WATCH_SECONDS or dead else None
-                    if now >= give_up:
-                        raise UpstreamUnavailable(
-                            f"another process is refreshing the grant at {plan.provider.name}; ask again",
-                            may_have_been_processed=False,
-                            retry_after_seconds=5,
-                        )
-                    if takeover is None:
-                        await anyio.sleep(poll)
-                        poll = min(poll * 2, _LONGEST_POLL)
+            now = clock.monotonic()
+            if watch.seconds(held, now) >= WATCH_SECONDS or self._is_dead(held):
+                return held
+            if now >= give_up:
+                raise UpstreamUnavailable(
+                    f"another process is refreshing the grant at {plan.provider.name}; ask again",
+                    may_have_been_processed=False,
+                    retry_after_seconds=5,
+                )
+            await anyio.sleep(_SHORTEST_POLL + (poll - _SHORTEST_POLL) * self._lot())
+            poll = min(poll * 2, _LONGEST_POLL)
+            grant = await vault.read(lambda records: records.find_grant(plan.key))
+            if grant is None or (grant.lease_owner, grant.lease_counter) != (held.owner, held.counter):
+                return None
 
-    async def _use(self, call: Call, plan: Plan, lease: Lease, client: OAuthClient, asked: float) -> int:
+    def _is_dead(self, held: Held) -> bool:
+        """Whether nobody works on a lease; one of our own is left from an attempt that could not be written down."""
+        return held.owner == self._services.vault.process_id or self._services.vault.is_dead(held.owner)
+
+    def _lot(self) -> float:
+        return int.from_bytes(self._services.entropy.random_bytes(2), "big") / (1 << 16)
+
+    async def _use(self, call: Call, plan: Plan, lease: Lease, client: OAuthClient, asked: float, turn: Turn) -> int:
         lease = await self.started_in_time(plan, lease, asked)
         try:
-            tokens = await self.ask_vendor(plan, lease.grant, client)
+            with turn.asking():
+                tokens = await self.ask_vendor(plan, lease.grant, client)
         except IdentityError as error:
             await self._services.vault.run(
                 leases.fail(call, plan, lease, error), leases.obtaining_event(call, plan, plan.scopes)
             )
             if leases.is_condemned(plan, error):
                 return 0
-            raise
+            told = as_told(plan.provider, error)
+            self.pauses.begin(grant_key_hash(plan.key), told)
+            told.audited = True
+            raise told from None
         event = leases.obtaining_event(call, plan, tokens.scopes)
         stored = await insist(self._services.vault, leases.store(call, plan, lease, tokens), event)
         if stored.revoked:
-            await revoke_at_vendor(self._services.transport, plan.provider, plan.dialect, client, tokens)
+            await revoke_at_vendor(self._services.upstreams, plan.provider, plan.dialect, client, tokens)
         return stored.generation
 
     async def started_in_time(self, plan: Plan, lease: Lease, asked: float) -> Lease:
@@ -150,6 +187,12 @@ class Refresher:
 
         tokens = await ask(self._services.transport, plan.provider, _request(plan, client, grant), read)
         return tokens.obtained_from(plan.provider.destination())
+
+
+def endpoint_of(plan: Plan) -> str:
+    """Where a plan's tokens are obtained without the user."""
+    server = plan.provider.server
+    return server.token_url if plan.flow is Flow.M2M else server.refresh_url or server.token_url
 
 
 async def insist(vault: Vault, unit: Unit[T], event: AuditEvent) -> T:

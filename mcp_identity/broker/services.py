@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Protocol
 
 from mcp_identity.broker.tasks import OwnedTasks
+from mcp_identity.broker.upstreams import Upstreams
 from mcp_identity.domain.clock import Clock, Entropy
 from mcp_identity.domain.consent import Binding
 from mcp_identity.domain.credentials import Secret
@@ -67,12 +68,14 @@ class Limits:
         links_per_minute: New links of one principal for one provider.
         concurrent_waits: Calls of one principal that wait for a consent.
         total_consents: Open consents of the whole vault.
+        refreshes_ahead: Refreshes of tokens that are still good, at once, in this process; 0 for none.
     """
 
     pending_consents: int = 20
     links_per_minute: int = 5
     concurrent_waits: int = 4
     total_consents: int = 10_000
+    refreshes_ahead: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class Services:
 
     vault: Vault
     transport: Transport
+    upstreams: Upstreams
     clock: Clock
     entropy: Entropy
     tasks: OwnedTasks

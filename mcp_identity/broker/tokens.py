@@ -1,28 +1,38 @@
 """How a token is served: fresh from the vault, or obtained once for everybody who waits.
 
 One refresher per grant: in this process by a shared piece of owned work, across processes by a lease in the vault. A vendor
-that has just failed is left in peace for a while. Consents are made elsewhere; here they are only asked for.
+that has just failed is left in peace for a while. A good token that is about to end is served, and refreshed beside the call.
+Consents are made elsewhere; here they are only asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 
 from mcp_identity.broker.access import require_access, require_workload
+from mcp_identity.broker.ahead import is_ageing
 from mcp_identity.broker.answers import HandleIssued, TokenReleased
-from mcp_identity.broker.audit import Call
+from mcp_identity.broker.audit import Call, write_refusal
 from mcp_identity.broker.plan import Plan
-from mcp_identity.broker.refresh import Refresher
+from mcp_identity.broker.refresh import Refresher, endpoint_of
 from mcp_identity.broker.release import release_token, require_way_out
 from mcp_identity.broker.services import Services
-from mcp_identity.broker.tasks import Owned, one_more
+from mcp_identity.broker.tasks import Owned
 from mcp_identity.domain.api_call import Attempt
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.credentials import CLOCK_TOLERANCE, Flow, Grant, GrantState, Reason, TokenSet
-from mcp_identity.domain.errors import Conflict, IdentityError, UpstreamError
+from mcp_identity.domain.errors import (
+    Conflict,
+    IdentityError,
+    ProviderMisconfigured,
+    StorageError,
+    UpstreamError,
+    VaultUnavailable,
+)
 from mcp_identity.domain.provider import CredentialProvider
 from mcp_identity.oauth.scopes import with_implied
 from mcp_identity.vault.records import Records
@@ -32,8 +42,6 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 _ROUNDS = 8
-PAUSE_SECONDS = 5.0
-"""How long a vendor that failed is not asked again for the same grant, unless it named a longer time."""
 RENEWAL_SECONDS = 60.0
 """How often an API that refuses a token that should be good may cause a refresh of the same grant."""
 
@@ -70,9 +78,10 @@ class NeedsConsent:
 
 @dataclass(frozen=True, slots=True)
 class _Served(Generic[T]):
-    """What the door gave."""
+    """What the door gave; and the grant, if its token is about to end."""
 
     value: T
+    ageing: Grant | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +89,6 @@ class _Stale:
     """There is a way to a fresh token without the user."""
 
     grant: Grant | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Pause:
-    """The vendor failed; until then, nobody asks it for this grant."""
-
-    until: float
-    error: UpstreamError
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class Tokens:
         self._services = services
         self._refresher = Refresher(services)
         self._under_way: dict[bytes, Owned[int]] = {}
-        self._pauses: dict[bytes, _Pause] = {}
+        self._ahead = 0
         self._renewed: dict[bytes, float] = {}
 
     async def get(self, call: Call, plan: Plan) -> TokenReleased | HandleIssued | NeedsConsent:
@@ -135,13 +136,15 @@ class Tokens:
         allowed = plan.scopes
         require_access(call.principal, call.action, plan.provider, allowed, attempt)
         obtained = 0
-        failed: UpstreamError | None = None
+        failed: IdentityError | None = None
         name = grant_key_hash(plan.key)
         for _ in range(_ROUNDS):
             unit = self._serving(call, plan, door, allowed, obtained, serve_alive=failed is not None)
             found = await self._services.vault.run(unit, _event(call, plan), name)
             match found:
-                case _Served(value):
+                case _Served(value, ageing):
+                    if ageing is not None:
+                        self._begin_ahead(call, plan, ageing)
                     return value
                 case NeedsConsent():
                     return found
@@ -153,7 +156,7 @@ class Tokens:
                         raise failed
                     try:
                         obtained = await self._obtain(call, plan, found.grant)
-                    except UpstreamError as error:
+                    except (UpstreamError, ProviderMisconfigured) as error:
                         failed = error
         raise Conflict(f"the grant at {plan.provider.name} keeps changing; ask again", retryable=True)
 
@@ -170,12 +173,12 @@ class Tokens:
         ):
             return False
         self._renewed = {key: at for key, at in self._renewed.items() if ticks < at + RENEWAL_SECONDS}
-        if name in self._renewed or not (plan.flow is Flow.M2M or may_be_refreshed(plan.provider, tokens, now)):
+        if name in self._renewed or not _may_obtain(plan, tokens, now):
             return False
         self._renewed[name] = ticks
         try:
             await self._obtain(call, plan, grant)
-        except (UpstreamError, Conflict):
+        except (UpstreamError, ProviderMisconfigured, Conflict):
             return False
         return True
 
@@ -218,7 +221,8 @@ class Tokens:
                 raise Conflict("the grant is being made; ask again", retryable=True)
             if not grant.tokens.scopes <= allowed:
                 return _AskAccess(grant.tokens.scopes)
-            return _Served(door(records, grant, plan.scopes - granted_scopes(plan, grant), refreshed=bool(obtained)))
+            ageing = grant if is_ageing(grant, records.now) and _may_obtain(plan, grant.tokens, records.now) else None
+            return _Served(door(records, grant, plan.scopes - granted_scopes(plan, grant), refreshed=bool(obtained)), ageing)
 
         return unit
 
@@ -237,31 +241,47 @@ class Tokens:
     def _under_way_for(self, call: Call, plan: Plan, seen: Grant | None) -> Owned[int]:
         name = grant_key_hash(plan.key)
         owned = self._under_way.get(name)
-        if owned is not None:
-            return owned
-        self._require_no_pause(name)
+        if owned is None:
+            self._refresher.pauses.require_none(name)
+            self._services.upstreams.require(plan.provider, endpoint_of(plan))
+            owned = self._start(name, lambda: self._refresher.obtain(call, plan, seen.generation if seen else 0))
+        return owned
 
+    def _start(self, name: bytes, obtain: Callable[[], Awaitable[int]]) -> Owned[int]:
         async def work() -> int:
             try:
-                return await self._refresher.obtain(call, plan, seen.generation if seen else 0)
-            except UpstreamError as error:
-                self._begin_pause(name, error)
-                raise
+                return await obtain()
             finally:
                 del self._under_way[name]
 
         owned = self._under_way[name] = self._services.tasks.start(work)
         return owned
 
-    def _begin_pause(self, name: bytes, error: UpstreamError) -> None:
-        now = self._services.clock.monotonic()
-        self._pauses = {key: pause for key, pause in self._pauses.items() if pause.until > now}
-        self._pauses[name] = _Pause(now + max(PAUSE_SECONDS, error.retry_after_seconds or 0), error)
+    def _begin_ahead(self, call: Call, plan: Plan, grant: Grant) -> None:
+        """Refresh a grant beside the call that its token answered, if nothing stands against it.
 
-    def _require_no_pause(self, name: bytes) -> None:
-        pause = self._pauses.get(name)
-        if pause is not None and self._services.clock.monotonic() < pause.until:
-            raise one_more(pause.error)
+        A command ends with its call, and would be kept from it.
+        """
+        name, at_once = grant_key_hash(plan.key), self._services.limits.refreshes_ahead
+        if name in self._under_way or self._ahead >= at_once or call.principal.authenticated_by == "cli":
+            return
+        if self._refresher.pauses.is_on(name) or not self._services.upstreams.is_calm(plan.provider, endpoint_of(plan)):
+            return
+
+        async def obtain() -> int:
+            try:
+                return await self._refresher.obtain(call, plan, grant.generation, ahead=True)
+            except IdentityError as error:
+                refresh = replace(call, action="refresh")
+                with contextlib.suppress(StorageError):  # nobody waits; where nothing can be written, no token leaves either
+                    await write_refusal(self._services.vault, refresh, error, provider=plan.provider.name)
+                return 0
+            finally:
+                self._ahead -= 1
+
+        with contextlib.suppress(VaultUnavailable):  # the server is ending
+            self._start(name, obtain)
+            self._ahead += 1
 
 
 def require_current(records: Records, call: Call, plan: Plan) -> None:
@@ -291,11 +311,16 @@ def _judge(
     alive = tokens.is_alive(now)
     if just_obtained or tokens.is_fresh(now, asked) or (alive and (serve_alive or not tokens.may_refresh(now))):
         return None
-    if plan.flow is Flow.M2M or may_be_refreshed(plan.provider, tokens, now):
+    if _may_obtain(plan, tokens, now):
         return _Stale(grant)
     if alive and asked is None:
         return None
     return NeedsConsent(Reason.EXPIRED, plan.scopes | tokens.scopes, missing)
+
+
+def _may_obtain(plan: Plan, tokens: TokenSet, now: datetime) -> bool:
+    """Whether there is a way to a new token without the user."""
+    return plan.flow is Flow.M2M or may_be_refreshed(plan.provider, tokens, now)
 
 
 def may_be_refreshed(provider: CredentialProvider, tokens: TokenSet, now: datetime) -> bool:

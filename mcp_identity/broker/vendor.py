@@ -8,6 +8,7 @@ from typing import TypeVar
 from urllib.parse import unquote_plus
 
 from mcp_identity.broker.answers import Revoked
+from mcp_identity.broker.upstreams import Upstreams
 from mcp_identity.domain.credentials import Grant, TokenSet
 from mcp_identity.domain.errors import Conflict, IdentityError, UpstreamRejected
 from mcp_identity.domain.http import HttpRequest, HttpResponse
@@ -67,9 +68,11 @@ def find_client(records: Records, provider: CredentialProvider) -> OAuthClient |
 
 
 async def revoke_at_vendor(
-    transport: Transport, provider: CredentialProvider, dialect: Dialect, client: OAuthClient | None, tokens: TokenSet | None
+    upstreams: Upstreams, provider: CredentialProvider, dialect: Dialect, client: OAuthClient | None, tokens: TokenSet | None
 ) -> str:
     """Give tokens back, the refresh token first (RFC 7009 §2.1); one that fails does not spare the other.
+
+    A vendor that does not answer costs its deadline only a few times, however much there is to give back.
 
     Returns:
         ``revoked``, ``unsupported``, ``failed`` or ``nothing``; a failure at the vendor changes nothing here.
@@ -79,24 +82,24 @@ async def revoke_at_vendor(
     if client is None or tokens.destination != provider.destination():
         return FAILED
     outcomes = [
-        await _revoke_one(transport, provider, dialect, client, tokens, hint) for hint in ("refresh_token", "access_token")
+        await _revoke_one(upstreams, provider, dialect, client, tokens, hint) for hint in ("refresh_token", "access_token")
     ]
     return next((outcome for outcome in (FAILED, "revoked") if outcome in outcomes), "unsupported")
 
 
 async def revoke_grants_at_vendor(
-    transport: Transport, provider: CredentialProvider, dialect: Dialect, client: OAuthClient | None, grants: Iterable[Grant]
+    upstreams: Upstreams, provider: CredentialProvider, dialect: Dialect, client: OAuthClient | None, grants: Iterable[Grant]
 ) -> tuple[Revoked, ...]:
     """Give back what several grants of one provider held; each has been ended here already."""
     revoked: list[Revoked] = []
     for grant in grants:
-        outcome = await revoke_at_vendor(transport, provider, dialect, client, grant.tokens)
+        outcome = await revoke_at_vendor(upstreams, provider, dialect, client, grant.tokens)
         revoked.append(Revoked(provider.name, grant.key.flow, outcome))
     return tuple(revoked)
 
 
 async def _revoke_one(
-    transport: Transport,
+    upstreams: Upstreams,
     provider: CredentialProvider,
     dialect: Dialect,
     client: OAuthClient,
@@ -111,8 +114,10 @@ async def _revoke_one(
         request = revocation_request(provider.server, client, dialect, token=token, token_type_hint=hint)
         if request is None:
             return "unsupported"
-        answer = await transport.send(request, allow_http_loopback=provider.allow_http_loopback)
-        process_revocation_response(answer, dialect)
+        async with upstreams.turn(provider, provider.server.revocation_url) as turn:
+            with turn.asking():
+                answer = await upstreams.transport.send(request, allow_http_loopback=provider.allow_http_loopback)
+                process_revocation_response(answer, dialect)
     except IdentityError:
         return FAILED
     return "revoked"

@@ -180,7 +180,7 @@ class Workloads:
             dialect = dialect_of(provider)
         except IdentityError:
             return Revoked(provider.name, grant.key.flow, FAILED)
-        outcome = await revoke_at_vendor(self._services.transport, provider, dialect, client, grant.tokens)
+        outcome = await revoke_at_vendor(self._services.upstreams, provider, dialect, client, grant.tokens)
         return Revoked(provider.name, grant.key.flow, outcome)
 
     async def issue_key(

@@ -223,7 +223,13 @@ async def running_product(
     """The product on a vault in `home`, while the block lasts."""
     clock = clock or FakeClock()
     server = server or FakeAuthorizationServer(clock.now)
-    given: dict[str, Any] = {"callback_port": free_port(), "links_per_minute": 1000, "pending_consents": 1000, **settings}
+    given: dict[str, Any] = {
+        "callback_port": free_port(),
+        "links_per_minute": 1000,
+        "pending_consents": 1000,
+        "refreshes_ahead": 0,
+        **settings,
+    }
     put_vault(home)
     prepared = app.prepare(Settings(home=home, **given), clock=clock, transport=server)
     async with app.running(prepared, lambda: grace_seconds) as graph:

@@ -181,7 +181,7 @@ class Refreshes(RuleBasedStateMachine):
     def _give_back(self, tokens: TokenSet) -> None:
         world, provider = self.world, self.plan.provider
         client = world.run(0, lambda records: client_of(records, provider))
-        world.portal.call(revoke_at_vendor, world.server, provider, self.plan.dialect, client, tokens)
+        world.portal.call(revoke_at_vendor, world.services(0).upstreams, provider, self.plan.dialect, client, tokens)
 
     @rule(fate=FATES, looks=LOOKS, patient=st.booleans())
     def one_goes_on(self, fate: Fate, looks: bool, patient: bool) -> None:
