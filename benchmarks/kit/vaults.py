@@ -27,7 +27,7 @@ from tests.fakes.vendor import CLIENT_ID, Vendor, running_vendor
 PROVIDER, SCOPES = "billing", ("read", "write")
 NAMES: Mapping[str, str] = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 """Of the databases, for people."""
-_TOKEN_SECONDS = 6 * 3600
+TOKEN_SECONDS = 6 * 3600
 UNLIMITED: Mapping[str, str] = {
     "CALLS_PER_SECOND": "1000000",
     "REQUESTS_PER_SECOND": "1000000",
@@ -83,7 +83,7 @@ def provider_spec(vendor: Vendor, flows: str = "M2M") -> ProviderSpec:
 async def fill(vault: BenchVault, agents: int) -> None:
     """Make the vault, its provider and its agents, and obtain a token for each of them."""
     async with running_vendor() as vendor, app.open(vault.settings()) as graph:
-        vendor.expires_in = _TOKEN_SECONDS
+        vendor.expires_in = TOKEN_SECONDS
         broker, operator = graph.broker, graph.broker.directory.operator(graph.user)
         await broker.directory.add(broker.call(operator, "create_provider"), PROVIDER, provider_spec(vendor))
         for number in range(agents):
