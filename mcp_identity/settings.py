@@ -28,6 +28,7 @@ PREFIX = "MCP_IDENTITY_"
 CALLBACK_PORT = 8976
 _SQLITE, _POSTGRES = "sqlite:///", ("postgresql://", "postgres://")
 _SECRET_LIMIT = 16_384
+_KEY_BACKENDS = ("file", "env", "keyring", "aws-kms", "transit", "pkcs11")
 Names = Annotated[tuple[str, ...], NoDecode]
 """Several values: a list in the file; with commas or spaces between them in the environment."""
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -45,7 +46,8 @@ class Settings(BaseSettings):
     Attributes:
         home: The private folder of vault and key.
         database_url: ``sqlite:///<path>`` or ``postgresql://…``; empty for `vault.db` in `home`.
-        key: Where the key-encryption key is: ``file:<path>`` or ``env:<name>``; empty for the file `key` in `home`.
+        key: Where the key-encryption key is: ``file:<path>``, ``env:<name>``, ``keyring:<service>/<name>``, ``aws-kms:…``,
+            ``transit:…`` or ``pkcs11:…``; empty for the file `key` in `home`.
         callback_port: The loopback port of the consent page; it stands in the redirect URIs that vendors know.
         workload: The name of the agent; empty for the MCP client's own.
         user: Another name for the local user; it is then a different user, shown as asserted.
@@ -206,6 +208,21 @@ class Settings(BaseSettings):
         """Whether other machines may have the same vault open."""
         return self.database_url.startswith(_POSTGRES)
 
+    def require_own_vault(self, *, trust_local_user: bool) -> None:
+        """Refuse to believe this machine's user by the number alone on a vault that other machines share.
+
+        Args:
+            trust_local_user: The operator says that everybody who could start us is one and the same.
+
+        Raises:
+            ConfigurationError: If others may share the vault, and the operator did not say so.
+        """
+        if self.is_shared and not trust_local_user:
+            raise ConfigurationError(
+                "this machine's user would be believed on a vault that other machines share, where the same number may be "
+                "somebody else: serve it over HTTP with bearers, or, if all of them are you, start with --trust-local-user"
+            )
+
     def local_user(self, vault_id: str) -> User:
         """The operating system's user, as a user of this vault; with `user` set, a different one, shown as asserted."""
         issuer = LOCAL_ISSUER + vault_id
@@ -262,7 +279,7 @@ def environment_for_clients() -> dict[str, str]:
     """
     names = ("HOME", "DATABASE_URL", "KEY", "CALLBACK_PORT", "USER", "DEFAULT_RELEASE")
     found = {PREFIX + name: value for name in names if (value := os.environ.get(PREFIX + name))}
-    if not found.get(f"{PREFIX}KEY", "file:").startswith("file:"):
+    if "env:" in found.get(f"{PREFIX}KEY", ""):
         del found[f"{PREFIX}KEY"]  # it names a variable, which the client's environment does not have
     if _holds_password(found.get(f"{PREFIX}DATABASE_URL", "")):
         raise ConfigurationError(
@@ -282,21 +299,23 @@ def _holds_password(url: str) -> bool:
     return ":" in parts.netloc.rpartition("@")[0] or any(name == "password" for name, _ in parse_qsl(parts.query))
 
 
-def key_reference(key: str) -> tuple[str, Path | None, Callable[[], str | None] | None]:
-    """Take the setting `key` apart.
+def key_reference(
+    key: str,
+) -> tuple[str, Path | None, Callable[[], str | None] | None, Callable[[str], Secret]]:
+    """Take the setting `key`, or another reference to a key-encryption key, apart; what it says is for its backend to judge.
 
     Returns:
-        A name for people, the key file or None, and a reader of a key that is not in a file.
+        A name for people, the key file or None, a reader of a key that is in a variable, and the reader of what a backend
+        needs to show who we are.
 
     Raises:
-        ConfigurationError: If it is neither ``file:<path>`` nor ``env:<name>``.
+        ConfigurationError: If it names no backend.
     """
     kind, _, value = key.partition(":")
-    if kind == "file" and value:
-        return key, Path(value).expanduser().absolute(), None
-    if kind == "env" and value:
-        return key, None, lambda: os.environ.get(value)
-    raise ConfigurationError(f"{PREFIX}KEY is file:<path> or env:<name>; this version serves no other key backend")
+    if kind not in _KEY_BACKENDS or not value:
+        raise ConfigurationError(f"a key is {', '.join(f'{each}:…' for each in _KEY_BACKENDS[:-1])} or {_KEY_BACKENDS[-1]}:…")
+    path = Path(value).expanduser().absolute() if kind == "file" else None
+    return key, path, (lambda: os.environ.get(value)) if kind == "env" else None, read_secret
 
 
 def read_secret(reference: str) -> Secret:

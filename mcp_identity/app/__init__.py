@@ -139,7 +139,8 @@ def vault_location(settings: Settings) -> VaultLocation:
         ConfigurationError: If its database cannot be told, or not be spoken to.
     """
     from mcp_identity.settings import key_reference, read_secret
-    from mcp_identity.vault.opening import KeySource, VaultLocation
+    from mcp_identity.vault.kms.choosing import KeySource
+    from mcp_identity.vault.opening import VaultLocation
 
     key = KeySource(*key_reference(settings.key)) if settings.key else None
     postgres = None
@@ -148,6 +149,18 @@ def vault_location(settings: Settings) -> VaultLocation:
 
         postgres = parse_url(url, read_secret)
     return VaultLocation(settings.home, key, os.urandom(16).hex(), settings.database_path, postgres=postgres)
+
+
+def has_vault(location: VaultLocation) -> bool:
+    """Whether there is a vault; nothing is made.
+
+    Raises:
+        ConfigurationError: If something else is in its place.
+        StorageError: If its database cannot be asked now.
+    """
+    from mcp_identity.vault.opening import find_vault
+
+    return find_vault(location)
 
 
 def migrate(settings: Settings) -> Migration:

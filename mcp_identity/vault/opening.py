@@ -7,6 +7,7 @@ of a database, and how it is made, is in `stores/`.
 
 from __future__ import annotations
 
+import hmac
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from mcp_identity.domain.errors import ConfigurationError, VaultCorrupt, VaultUn
 from mcp_identity.vault.failures import describe
 from mcp_identity.vault.keys import KeyRing
 from mcp_identity.vault.kms.backend import KeyBackend
-from mcp_identity.vault.kms.local import LocalKey, create_key_file, parse_key_text, read_key_file
+from mcp_identity.vault.kms.choosing import KeySource
+from mcp_identity.vault.kms.local import read_key_file
 from mcp_identity.vault.making import check_context, new_vault, upgrade
 from mcp_identity.vault.marks import unusable
 from mcp_identity.vault.stores.site import Site, VaultState
@@ -33,21 +35,6 @@ if TYPE_CHECKING:
     from mcp_identity.vault.stores.postgres_url import PostgresAddress
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class KeySource:
-    """Where the key-encryption key comes from.
-
-    Attributes:
-        where: Names it for people, e.g. ``env:VAULT_KEY``.
-        path: The key file; None for a key that is not in a file.
-        read_text: Reads a key that is not in a file; None where there is none.
-    """
-
-    where: str
-    path: Path | None = None
-    read_text: Callable[[], str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +123,17 @@ def open_location(location: VaultLocation, clock: Clock, entropy: Entropy, *, in
         VaultCorrupt: If the database is no vault.
     """
     opening = _Opening(location, clock, entropy)
-    return opening.guarded(lambda: opening.open(initialise=initialise))
+    return _guarded(location, lambda: opening.open(initialise=initialise))
+
+
+def find_vault(location: VaultLocation) -> bool:
+    """Whether there is a vault, or something in its place; nothing is made.
+
+    Raises:
+        ConfigurationError: If it is a link.
+        VaultUnavailable: If its database cannot be asked now.
+    """
+    return _guarded(location, location.site().has_vault)
 
 
 def migrate_location(location: VaultLocation, clock: Clock, entropy: Entropy) -> Migration:
@@ -147,8 +144,16 @@ def migrate_location(location: VaultLocation, clock: Clock, entropy: Entropy) ->
         VaultUnavailable: If a newer version wrote it, others keep it busy, or it cannot be read or written now.
         VaultCorrupt: If the database is no vault.
     """
-    opening = _Opening(location, clock, entropy)
-    return opening.guarded(opening.migrate)
+    return _guarded(location, _Opening(location, clock, entropy).migrate)
+
+
+def _guarded(location: VaultLocation, step: Callable[[], T]) -> T:
+    """Take a step; what the operating system or the database refuses is said without their own words."""
+    try:
+        return step()
+    except (OSError, SQLAlchemyError, sqlite3.Error) as error:
+        why = getattr(error, "strerror", None) or describe(error)
+        raise VaultUnavailable(f"the vault {location.name} cannot be opened now ({why})") from None
 
 
 class _Opening:
@@ -159,14 +164,6 @@ class _Opening:
         self._clock = clock
         self._entropy = entropy
         self._site = location.site()
-
-    def guarded(self, step: Callable[[], T]) -> T:
-        """Take a step; what the operating system or the database refuses is said without their own words."""
-        try:
-            return step()
-        except (OSError, SQLAlchemyError, sqlite3.Error) as error:
-            why = getattr(error, "strerror", None) or describe(error)
-            raise VaultUnavailable(f"the vault {self._location.name} cannot be opened now ({why})") from None
 
     def open(self, *, initialise: bool) -> OpenedVault:
         """Open the vault, making or upgrading it first where that is this process's to do."""
@@ -210,8 +207,9 @@ class _Opening:
             # the refusal leaves no trace.
             if not (site.is_being_made() or site.has_vault()):
                 raise
-        # A key that is there may be on another machine, which nobody is made to wait for.
-        fill = new_vault(self._backend(), self._clock, self._entropy) if _is_given(source) else None
+        # A key that is in no file may be on another machine, which nobody is made to wait for.
+        remote = initialise and source.path is None
+        fill = new_vault(self._backend(), self._clock, self._entropy) if remote else None
         if self._location.key is None:
             self._location.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         with site.creating():
@@ -222,8 +220,8 @@ class _Opening:
     def _check_creation(self, *, initialise: bool) -> None:
         location, source = self._location, self._location.key_source
         self._site.check_vacancy()
-        if _is_given(source):
-            self._read_key()
+        if source.is_given:
+            self._check_key()
             if not initialise:
                 how = "restore the vault, or run: mcp-identity init"
                 raise ConfigurationError(f"there is a key ({source.where}) but no vault {location.name}; {how}")
@@ -250,6 +248,9 @@ class _Opening:
             self._check_state(found, backend)
         if found is None:
             raise RuntimeError("a vault says something of itself")
+        if found.key_id != backend.key_id:
+            how = "start with that key, and finish the move: mcp-identity keys move"
+            raise ConfigurationError(f"the vault {self._location.name} is still under the key {found.key_id}; {how}")
         return found
 
     def _check_state(self, state: VaultState, backend: KeyBackend) -> None:
@@ -257,44 +258,37 @@ class _Opening:
             raise unusable(f"the vault {self._location.name}", state.minimum_writer)
         name = self._location.name
         if state.key_id != backend.key_id:
-            raise ConfigurationError(f"the key is not the one of the vault {name}; nothing was changed")
+            if state.coming_key_id == backend.key_id:
+                return  # the vault may be under it already: what says so may be in the journal
+            where = "" if state.key_id.startswith("local:") else f", which is under {state.key_id}"
+            raise ConfigurationError(f"the key is not the one of the vault {name}{where}; nothing was changed")
         try:
             backend.unwrap(state.key_check, check_context(state.vault_id))
         except VaultCorrupt:
             raise VaultCorrupt(f"the state of the vault {name} was changed outside the product") from None
 
     def _backend(self) -> KeyBackend:
-        return LocalKey(self._read_key(), self._entropy)
+        self._check_key()
+        return self._location.key_source.open(self._entropy)
 
-    def _read_key(self) -> bytes:
+    def _check_key(self) -> None:
+        """Refuse a key that is not there or is damaged, and one of two that differ."""
         location, source = self._location, self._location.key_source
-        if source.path is None:
-            text = source.read_text() if source.read_text else None
-            if not text:
-                raise ConfigurationError(f"the key {source.where} is not set")
-            material = parse_key_text(text, source.where)
-        elif not _is_there(source.path):
+        if not source.is_given:
             raise ConfigurationError(
                 f"the vault {location.name} is there, but its key {source.where} is not; restore the key from your backup"
             )
-        else:
-            material = read_key_file(source.path)
-        if location.key is not None and _is_there(location.default_key) and read_key_file(location.default_key) != material:
+        material = source.material()
+        if location.key is None or not _is_there(location.default_key):
+            return
+        if material is None or not hmac.compare_digest(read_key_file(location.default_key), material):
             raise ConfigurationError(
                 f"{source.where} is configured, but {location.default_key} holds a different key; move away the one not meant"
             )
-        return material
 
     def _make_key(self) -> KeyBackend:
-        path = self._location.key_source.path
-        if path is not None and not path.exists():
-            create_key_file(path, self._entropy)
+        self._location.key_source.create(self._entropy)
         return self._backend()
-
-
-def _is_given(source: KeySource) -> bool:
-    """Whether the key is there, or somewhere where we make none."""
-    return source.path is None or _is_there(source.path)
 
 
 def _is_there(path: Path) -> bool:

@@ -23,7 +23,8 @@ from mcp_identity.domain.provider import (
     ProviderKind,
     Release,
 )
-from mcp_identity.vault.opening import KeySource, VaultLocation
+from mcp_identity.vault.kms.choosing import KeySource
+from mcp_identity.vault.opening import VaultLocation
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.consents import Attempt
 from tests.fakes.clock import START

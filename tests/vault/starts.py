@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mcp_identity.domain.errors import IdentityError
-from mcp_identity.vault.opening import KeySource, VaultLocation
+from mcp_identity.vault.kms.choosing import KeySource
+from mcp_identity.vault.opening import VaultLocation
 from mcp_identity.vault.vault import Vault, open_vault
 from tests.fakes.clock import FakeClock, SystemEntropy
 from tests.vault.kit import fingerprint

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mcp_identity.domain.errors import IdentityError, VaultUnavailable
+from mcp_identity.vault.kms.choosing import KeySource
 from mcp_identity.vault.kms.local import new_key_text
-from mcp_identity.vault.opening import KeySource
 from mcp_identity.vault.vault import open_vault
 from tests.fakes.clock import FakeClock, SystemEntropy
 from tests.vault.kit import location

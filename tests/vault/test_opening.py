@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from mcp_identity.domain.errors import ConfigurationError, VaultCorrupt, VaultUnavailable
+from mcp_identity.vault.kms.choosing import KeySource
 from mcp_identity.vault.kms.local import new_key_text
-from mcp_identity.vault.opening import KeySource, VaultLocation
+from mcp_identity.vault.opening import VaultLocation
 from tests.fakes.clock import SystemEntropy
 from tests.vault.kit import behind_its_back, location
 from tests.vault.starts import env_key, opened, posix, refusal, start, write_key

@@ -15,20 +15,34 @@ from sqlalchemy import Connection
 from mcp_identity.domain.errors import VaultCorrupt
 from mcp_identity.vault.stores.store import Store
 
-STATE_QUERY = "SELECT vault_id, schema_version, minimum_writer, key_id, key_check FROM vault_state"
+STATE_QUERY = (
+    "SELECT vault_id, schema_version, minimum_writer, key_id, key_check, "
+    "COALESCE((SELECT backend_key_id FROM vault_keys WHERE tenant = '' AND purpose = 'check' AND version = 1), '') "
+    "FROM vault_state"
+)
 Change = Callable[[Connection], None]
 """Brings a database to another state, inside a transaction."""
 
 
 @dataclass(frozen=True, slots=True)
 class VaultState:
-    """What a vault says of itself to everybody."""
+    """What a vault says of itself to everybody.
+
+    Attributes:
+        vault_id: Its random id.
+        schema_version: Its schema.
+        minimum_writer: The oldest version that may write it.
+        key_id: The key-encryption key that its keys are under.
+        key_check: A text wrapped by that key.
+        coming_key_id: The key-encryption key that it is being moved to; empty where it is not.
+    """
 
     vault_id: str
     schema_version: int
     minimum_writer: int
     key_id: str
     key_check: bytes
+    coming_key_id: str = ""
 
 
 class Site(Protocol):
@@ -129,6 +143,6 @@ def parse_state(row: object, name: str) -> VaultState:
     Raises:
         VaultCorrupt: If there was none, or it is of another shape than the product writes.
     """
-    if not isinstance(row, tuple) or tuple(map(type, row)) != (str, int, int, str, bytes):  # pyright: ignore[reportUnknownArgumentType]
+    if not isinstance(row, tuple) or tuple(map(type, row)) != (str, int, int, str, bytes, str):  # pyright: ignore[reportUnknownArgumentType]
         raise VaultCorrupt(f"{name} holds no vault; restore it from a backup")
     return VaultState(*row)  # pyright: ignore[reportUnknownArgumentType]

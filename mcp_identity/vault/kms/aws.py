@@ -1,0 +1,209 @@
+"""A key-encryption key in AWS KMS: ``aws-kms:<key ARN or alias>[?region=<region>]``.
+
+The encryption context binds each wrapped key to its vault, tenant, version and purpose; CloudTrail shows it. A name is
+resolved once, when the vault opens, and from then on only that key is asked: the wrapped keys come out of a database that is
+not trusted, and KMS would otherwise unwrap under whatever key a ciphertext names.
+
+Who asks comes from the usual places: keys in the environment, a web identity (EKS), the container's credentials (ECS, EKS Pod
+Identity), the instance's role. They decide whether KMS answers, never who is asked: endpoint, proxy, certificate bundle,
+profile, configuration file and the service's description are taken from nowhere, however the environment is set. A profile of
+``~/.aws`` is not read: it may name programs to run.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+# botocore tells no types.
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any, NoReturn
+from urllib.parse import parse_qsl
+
+from mcp_identity.domain.errors import ConfigurationError, VaultCorrupt, VaultUnavailable
+from mcp_identity.vault.kms.backend import WrapContext, missing_package
+
+CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 2.0, 5.0, 3
+_ARN = re.compile(r"arn:aws(?:-[a-z]+)*:kms:([a-z0-9-]+):\d{12}:(key|alias)/[A-Za-z0-9/_:-]+")
+_NAME = re.compile(r"alias/[A-Za-z0-9/_-]+|(?:mrk-)?[0-9a-f-]{32,36}")
+_REGION = re.compile(r"[a-z]{2}(?:-[a-z]+)+-\d")
+_WRONG = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
+_BUSY = frozenset({"ThrottlingException", "LimitExceededException", "KMSInternalException", "DependencyTimeoutException"})
+_IMDS = "http://169.254.169.254/"
+
+
+@dataclass(frozen=True, slots=True)
+class AwsKey:
+    """Which key of KMS is meant.
+
+    Attributes:
+        name: Its ARN, id, or alias.
+        region: Where it is.
+    """
+
+    name: str
+    region: str
+
+
+def parse_aws_key(value: str) -> AwsKey:
+    """Take ``<key ARN or alias>[?region=<region>]`` apart.
+
+    Raises:
+        ConfigurationError: If it is none, or does not say where the key is.
+    """
+    name, _, query = value.partition("?")
+    given = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+    arn = _ARN.fullmatch(name)
+    if (not arn and not _NAME.fullmatch(name)) or given.keys() - {"region"}:
+        raise ConfigurationError("an AWS key is aws-kms:<key ARN>, or aws-kms:alias/<name>?region=<region>")
+    region = given.get("region", arn.group(1) if arn else "")
+    if not _REGION.fullmatch(region) or (arn and arn.group(1) != region):
+        raise ConfigurationError("an AWS key needs its region, and the right one: aws-kms:alias/<name>?region=<region>")
+    return AwsKey(name, region)
+
+
+class AwsKmsKey:
+    """A key-encryption key that never leaves KMS."""
+
+    def __init__(self, key: AwsKey, *, endpoint: str | None = None) -> None:
+        """Prepare; KMS is asked only where a name has to be resolved.
+
+        Args:
+            key: Which key.
+            endpoint: Another KMS, in tests; no setting leads here.
+
+        Raises:
+            ConfigurationError: If boto3 is not installed, or there is no such key.
+            VaultUnavailable: If KMS cannot be reached now.
+        """
+        self._client: Any = _client(key.region, endpoint)
+        self._arn = key.name if ":key/" in key.name else self._resolved(key.name)
+
+    @property
+    def key_id(self) -> str:
+        """The key's ARN, whichever name it was given by."""
+        return f"aws-kms:{self._arn}"
+
+    def wrap(self, key: bytes, context: WrapContext) -> bytes:
+        """Wrap it in KMS; see `KeyBackend`."""
+        answer = self._ask("encrypt", KeyId=self._arn, Plaintext=key, EncryptionContext=_bound(context))
+        return bytes(answer["CiphertextBlob"])
+
+    def unwrap(self, wrapped: bytes, context: WrapContext) -> bytes:
+        """Unwrap it in KMS; see `KeyBackend`."""
+        given = wrapped or b"\x00"  # an empty one would be refused here, and as a wrong argument
+        answer = self._ask("decrypt", KeyId=self._arn, CiphertextBlob=given, EncryptionContext=_bound(context))
+        return bytes(answer["Plaintext"])
+
+    def rewrap(self, wrapped: bytes, context: WrapContext) -> bytes:
+        """Wrap it under the key's newest material without seeing it; see `KeyBackend`."""
+        bound = _bound(context)
+        answer = self._ask(
+            "re_encrypt",
+            CiphertextBlob=wrapped or b"\x00",
+            SourceKeyId=self._arn,
+            SourceEncryptionContext=bound,
+            DestinationKeyId=self._arn,
+            DestinationEncryptionContext=bound,
+        )
+        return bytes(answer["CiphertextBlob"])
+
+    def _resolved(self, name: str) -> str:
+        found = str(self._ask("describe_key", KeyId=name)["KeyMetadata"]["Arn"])
+        if not _ARN.fullmatch(found):
+            raise ConfigurationError(f"KMS gave no ARN for {name}")
+        return found
+
+    def _ask(self, operation: str, **arguments: Any) -> Any:
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+
+        try:
+            return getattr(self._client, operation)(**arguments)
+        except ClientError as error:
+            _refused(str(error.response.get("Error", {}).get("Code", "")))
+        except (NoCredentialsError, PartialCredentialsError):
+            raise ConfigurationError(
+                "there are no AWS credentials: neither in the environment, nor of a web identity, a container or an instance"
+            ) from None
+        except BotoCoreError:
+            raise VaultUnavailable("the key backend AWS KMS cannot be reached now") from None
+        except (OSError, ValueError):
+            raise ConfigurationError("the AWS credentials that the environment names cannot be read") from None
+
+
+def _refused(code: str) -> NoReturn:
+    if code in _WRONG:
+        raise VaultCorrupt("a wrapped key was changed, moved, or made by another key-encryption key") from None
+    if code in _BUSY or not code:
+        raise VaultUnavailable("the key backend AWS KMS is too busy now") from None
+    if not re.fullmatch(r"\w{1,64}", code):
+        code = "an unknown error"
+    raise ConfigurationError(
+        f"the key backend AWS KMS refuses: {code}; check the key, its policy and our credentials"
+    ) from None
+
+
+def _bound(context: WrapContext) -> dict[str, str]:
+    """The encryption context; the vault's own key has no tenant, and a value is never empty."""
+    bound = {
+        "mcp-identity:vault": context.vault_id,
+        "mcp-identity:version": str(context.version),
+        "mcp-identity:purpose": context.purpose,
+    }
+    return bound | ({"mcp-identity:tenant": context.tenant} if context.tenant else {})
+
+
+def _client(region: str, endpoint: str | None) -> Any:
+    """A client that the environment leads nowhere else."""
+    try:
+        from botocore.config import Config
+        from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
+        from botocore.session import Session
+    except ImportError:
+        raise missing_package("aws-kms", "aws-kms") from None
+    variables: dict[str, Any] = {
+        name: (None, None, default, conversion)
+        for name, (_, _, default, conversion) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items()
+    }
+    for name in ("config_file", "credentials_file"):
+        variables[name] = (None, None, os.devnull, None)
+    session: Any = Session(session_vars=variables)
+    pinned: dict[str, Any] = {
+        "region_name": region,
+        "verify": True,
+        "config": Config(
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            proxies={},
+            ignore_configured_endpoint_urls=True,
+        ),
+    }
+    session.register_component("credential_provider", _credentials(session, pinned))
+    return session.create_client("kms", endpoint_url=endpoint, **pinned)
+
+
+def _credentials(session: Any, pinned: dict[str, Any]) -> Any:
+    from botocore import credentials, httpsession, utils
+
+    def security_token_service(_service: str, **given: Any) -> Any:
+        config = pinned["config"].merge(given["config"]) if "config" in given else pinned["config"]
+        return session.create_client("sts", **(pinned | {"config": config}))
+
+    metadata: Any = utils.InstanceMetadataFetcher(
+        timeout=1, num_attempts=2, base_url=_IMDS, env={}, config={"ec2_metadata_v1_disabled": True}
+    )
+    # Its own would go through the environment's proxy.
+    metadata._session = httpsession.URLLib3Session(timeout=1, proxies={})  # noqa: SLF001
+    return credentials.CredentialResolver(
+        [
+            credentials.EnvProvider(),
+            credentials.AssumeRoleWithWebIdentityProvider(
+                load_config=dict, client_creator=security_token_service, profile_name="default", cache={}
+            ),
+            credentials.ContainerProvider(),
+            credentials.InstanceMetadataProvider(iam_role_fetcher=metadata),
+        ]
+    )
