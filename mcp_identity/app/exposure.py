@@ -35,6 +35,7 @@ class HttpOptions:
         port: Likewise; 0 for a free one.
         insecure_loopback: Serve this machine's user without asking who calls.
         allow_http_loopback: Providers made over an API may use plain HTTP on a loopback address.
+        trust_local_user: Believe this machine's user on a vault that others share.
     """
 
     transport: Literal["http", "sse"] = "http"
@@ -42,6 +43,7 @@ class HttpOptions:
     port: int = 8000
     insecure_loopback: bool = False
     allow_http_loopback: bool = False
+    trust_local_user: bool = False
 
 
 def is_loopback(addresses: Iterable[str]) -> bool:
@@ -67,6 +69,7 @@ def require_safe(settings: Settings, options: HttpOptions, *, loopback: bool) ->
         raise ConfigurationError("MCP_IDENTITY_PUBLIC_URL is https:// beyond this machine: bearers travel by it")
     if options.insecure_loopback:
         _require_alone(settings, loopback=loopback)
+        settings.require_own_vault(trust_local_user=options.trust_local_user)
     if not loopback:
         _require_public(settings, options)
 

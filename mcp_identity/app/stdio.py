@@ -36,7 +36,13 @@ EXIT_FAILED, EXIT_STORAGE, EXIT_CONFIGURATION = 1, 74, 78
 log = logging.getLogger(__name__)
 
 
-def serve_stdio(load: Callable[[], Settings], configure_logging: Callable[[Settings], None], *, version: str) -> NoReturn:
+def serve_stdio(
+    load: Callable[[], Settings],
+    configure_logging: Callable[[Settings], None],
+    *,
+    version: str,
+    trust_local_user: bool = False,
+) -> NoReturn:
     """Serve MCP on stdin and stdout until the input ends or a signal comes; does not return.
 
     The transport listens first. The settings, the key and the schema are checked on a thread once the first list was
@@ -47,12 +53,13 @@ def serve_stdio(load: Callable[[], Settings], configure_logging: Callable[[Setti
         load: Reads the settings.
         configure_logging: Sets logging up, to stderr.
         version: Of the product.
+        trust_local_user: Believe this machine's user on a vault that others share.
     """
     from mcp_identity.tools.caller import StdioCaller
     from mcp_identity.tools.server import build_server
 
     async def main() -> None:
-        process = _StdioProcess(load, configure_logging)
+        process = _StdioProcess(load, configure_logging, trust_local_user=trust_local_user)
         server = build_server(StdioCaller(process.local), version=version, listed=process.warm_up)
         gc.freeze()  # what stands now stays; it is never looked at again
         gc.enable()
@@ -74,8 +81,11 @@ def _exit(code: int) -> NoReturn:
 class _StdioProcess:
     """The life of a process that serves one MCP host."""
 
-    def __init__(self, load: Callable[[], Settings], configure_logging: Callable[[Settings], None]) -> None:
+    def __init__(
+        self, load: Callable[[], Settings], configure_logging: Callable[[Settings], None], *, trust_local_user: bool
+    ) -> None:
         self._load = load
+        self._trust_local_user = trust_local_user
         self._configure_logging = configure_logging
         self._listed = anyio.Event()
         self._wanted = anyio.Event()
@@ -164,6 +174,7 @@ class _StdioProcess:
             self._configure_logging(settings)
             if settings.workload and not is_name(settings.workload):
                 raise ConfigurationError("the workload is lower-case letters, digits, dots, hyphens and underscores")
+            settings.require_own_vault(trust_local_user=self._trust_local_user)
             return app.prepare(settings)
         except IdentityError as error:
             return error

@@ -60,8 +60,9 @@ async def examine(settings: Settings) -> list[Check]:
         detail = "files have no mode here: the ACL of your profile is relied upon to keep others out"
         checks.append(Check("platform", "note", detail))
     try:
-        if _is_unused(settings):
-            detail = f"not made yet in {settings.home}; the first start makes vault and key, or run: mcp-identity init"
+        if await anyio.to_thread.run_sync(_is_unused, settings):
+            where = "on PostgreSQL" if settings.is_shared else f"in {settings.home}"
+            detail = f"not made yet {where}; the first start makes vault and key, or run: mcp-identity init"
             checks += [Check("vault", "note", detail), await _port(settings.callback_port, None)]
         else:
             prepared = await anyio.to_thread.run_sync(app.prepare, settings)
@@ -75,13 +76,13 @@ async def examine(settings: Settings) -> list[Check]:
 
 def _is_unused(settings: Settings) -> bool:
     """Whether a first start would make everything; opening it to look would do that, too."""
-    from mcp_identity.app import vault_location
+    from mcp_identity.app import has_vault, vault_location
 
     location = vault_location(settings)
     key = location.key_source.path
     if key is None or (location.key is not None and not key.parent.is_dir()):
         return False
-    return not any(path.exists() or path.is_symlink() for path in (location.database, location.default_key, key))
+    return not any(path.exists() or path.is_symlink() for path in (location.default_key, key)) and not has_vault(location)
 
 
 def _of_files(settings: Settings) -> list[Check]:
@@ -90,11 +91,14 @@ def _of_files(settings: Settings) -> list[Check]:
 
     location = vault_location(settings)
     private = ", open to nobody else" if os.name == "posix" else ""
-    mode = f" (mode {stat.S_IMODE(location.home.stat().st_mode):o})" if os.name == "posix" else ""
+    mode = f" (mode {stat.S_IMODE(location.home.stat().st_mode):o})" if os.name == "posix" and location.home.exists() else ""
+    home = (
+        f"{location.home}{private}{mode}" if location.home.exists() else f"{location.home} is not there, and nothing needs it"
+    )
     return [
-        Check("home", "ok", f"{location.home}{private}{mode}"),
+        Check("home", "ok", home),
         Check("key", "ok", f"{location.key_source.where} fits the vault; keep a backup of it apart from the vault"),
-        Check("vault", "ok", f"{location.database} opens"),
+        Check("vault", "ok", f"{location.name} opens"),
     ]
 
 
@@ -110,7 +114,8 @@ async def _of_vault(prepared: Prepared) -> AsyncGenerator[Check]:
             detail = f"{'; '.join(report.problems)}; restore the vault from a backup"
             yield Check("database", "failed", detail, STORAGE)
         else:
-            yield Check("database", "ok", "SQLite finds nothing damaged")
+            found = "PostgreSQL has met nothing damaged" if graph.settings.is_shared else "SQLite finds nothing damaged"
+            yield Check("database", "ok", found)
         unreadable = f"{report.unreadable} rows were changed outside the product; restore a backup, or remove and add them anew"
         yield Check("rows", "failed", unreadable, STORAGE) if report.unreadable else Check("rows", "ok", "all are readable")
     yield await _port(graph.settings.callback_port, prepared)

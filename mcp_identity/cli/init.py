@@ -22,18 +22,18 @@ def init(context: typer.Context) -> None:
     A key that is there already gets a vault; where both are there, nothing is changed.
     """
     settings = settings_of(context)
-    from mcp_identity.app import vault_location
+    from mcp_identity.app import has_vault, vault_location
 
     location = vault_location(settings)
     source = location.key_source
-    had_key, had_vault = source.path is None or source.path.exists(), location.database.exists()
+    had_key, had_vault = source.path is None or source.path.exists(), has_vault(location)
     run(settings, _nothing, initialise=True)
     if had_key and had_vault:
         typer.echo("The vault and its key are here already; nothing was changed.")
     else:
         typer.echo("Made the vault for the key that was here." if had_key else "Made the vault and its key.")
-    print_facts({"vault": str(location.database), "key": source.where})
-    if source.path is not None and source.path.parent == location.database.parent:
+    print_facts({"vault": location.name, "key": source.where})
+    if location.postgres is None and source.path is not None and source.path.parent == location.database.parent:
         where = "Keep the copies apart: whoever has both the vault and the key can read everything."
     else:
         where = "Whoever has both the vault and the key can read everything."

@@ -45,8 +45,8 @@ def serve(arguments: list[str]) -> NoReturn:
         _refuse_network_options(parser, options)
     elif options.workload and not options.insecure_loopback:
         parser.error("--workload is for stdio; over HTTP each caller's bearer says which workload it is")
-    elif options.trust_local_user:
-        parser.error("--trust-local-user is for stdio; over HTTP nobody is this machine's user")
+    elif options.trust_local_user and not options.insecure_loopback:
+        parser.error("--trust-local-user is for stdio and --insecure-loopback; else nobody over HTTP is this machine's user")
     gc.disable()  # switched on again once everything is imported
     from mcp_identity import __version__
     from mcp_identity.cli.logs import configure_logging
@@ -65,7 +65,7 @@ def serve(arguments: list[str]) -> NoReturn:
     if options.transport == "stdio":
         from mcp_identity.app.stdio import serve_stdio
 
-        serve_stdio(load, configure, version=__version__)
+        serve_stdio(load, configure, version=__version__, trust_local_user=options.trust_local_user)
     from mcp_identity.app.exposure import HttpOptions
     from mcp_identity.app.http_process import serve_http
 
@@ -75,6 +75,7 @@ def serve(arguments: list[str]) -> NoReturn:
         port=_PORT if options.port is None else options.port,
         insecure_loopback=options.insecure_loopback,
         allow_http_loopback=options.allow_http_loopback,
+        trust_local_user=options.trust_local_user,
     )
     gc.freeze()  # what stands now stays; it is never looked at again
     gc.enable()
@@ -112,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--trust-local-user",
         action="store_true",
-        help="on stdio, believe this machine's user on a vault that others share; a SQLite vault needs no such word",
+        help="on stdio and with --insecure-loopback, believe this machine's user on a vault that other machines share; "
+        "a SQLite vault needs no such word",
     )
     return parser
 

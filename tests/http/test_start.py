@@ -115,7 +115,7 @@ async def test_on_this_machine_it_starts_without_callers_and_says_so(empty_home:
         (("--transport", "stdio", "--insecure-loopback"), {}, 2, b"--transport http or sse"),
         (("--host", "127.0.0.1"), {}, 2, b"--transport http or sse"),
         (("--transport", "http", "--workload", "agent"), {}, 2, b"--workload is for stdio"),
-        (("--transport", "sse", "--trust-local-user"), {}, 2, b"--trust-local-user is for stdio"),
+        (("--transport", "sse", "--trust-local-user"), {}, 2, b"--trust-local-user is for stdio and --insecure-loopback"),
         (("--transport", "http", "--host", "no.such.host.invalid"), {}, 78, b"--host"),
         (("--transport", "http"), {"TLS_CERT": "/nowhere/cert.pem", "TLS_KEY": "/nowhere/key.pem"}, 78, b"FileNotFoundError"),
         (("--transport", "http"), {"PUBLIC_URL": "https://host/path"}, 78, b"public_url"),
