@@ -4,7 +4,8 @@
 
 The URL is read once; what was read goes to policy, the trail and the wire. Every request that leaves, also after a redirect
 or a refresh, is decided afresh and stands in the trail before it leaves. Trusts neither the agent's request nor the vendor's
-answer, and follows neither off the provider's own API hosts.
+answer, and follows neither off the provider's own API hosts. An API that hangs holds a place of its provider's and nobody
+else's; what all answers together may fill is bounded (`budget.py`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import anyio.to_thread
 
 from mcp_identity.broker.access import require_access, require_workload
 from mcp_identity.broker.audit import Call
+from mcp_identity.broker.budget import ANSWER_BYTES, Account, Budget
 from mcp_identity.broker.outside import Seen, challenged_scopes, see
 from mcp_identity.broker.plan import Plan, api_of
 from mcp_identity.broker.redaction import Redactor
 from mcp_identity.broker.release import use_api_key, use_token
 from mcp_identity.broker.services import Services
 from mcp_identity.broker.tokens import NeedsConsent, Tokens, granted_scopes
+from mcp_identity.broker.upstreams import api_endpoint
 from mcp_identity.domain.api_call import (
     MAXIMUM_BODY_BYTES,
     MAXIMUM_REDIRECTS,
@@ -63,6 +66,7 @@ class _Job:
         headers: The request headers, the credential not among them.
         reach: Where the credential may go.
         attempt: What the decision is made on.
+        account: The room for the answers.
     """
 
     call: Call
@@ -73,6 +77,7 @@ class _Job:
     headers: dict[str, str]
     reach: Reach
     attempt: Attempt
+    account: Account
 
     def event(self, url: ApiUrl, grant: Grant | None, redactor: Redactor, step: str) -> AuditEvent:
         """What the trail says of one request: who, and where to; never the query."""
@@ -110,6 +115,7 @@ class ApiCalls:
         """Keep what it works with."""
         self._services = services
         self._tokens = tokens
+        self._budget = Budget(ANSWER_BYTES)
 
     async def perform(
         self, call: Call, provider: CredentialProvider, plan: Plan | None, request: ApiRequest, told: dict[str, str]
@@ -127,15 +133,23 @@ class ApiCalls:
             InvalidRequest: If the request is malformed, or carries a credential by itself.
             UrlRefused: If the URL is none of the provider's API.
             UpstreamError: If there is no answer, or none that can be passed on.
+            RateLimited: If there is no room for the answer now, and the request changed nothing.
             IdentityError: As `Tokens.get`.
         """
-        job = self._check(call, provider, plan, request, told)
-        if plan is not None:
-            return await self._run(job, self._with_token(job, plan))
-        return await self._run(job, self._with_key(job))
+        with self._budget.account(check_method(request.method)) as account:
+            job = self._check(call, provider, plan, request, told, account)
+            if plan is not None:
+                return await self._run(job, self._with_token(job, plan))
+            return await self._run(job, self._with_key(job))
 
     def _check(
-        self, call: Call, provider: CredentialProvider, plan: Plan | None, request: ApiRequest, told: dict[str, str]
+        self,
+        call: Call,
+        provider: CredentialProvider,
+        plan: Plan | None,
+        request: ApiRequest,
+        told: dict[str, str],
+        account: Account,
     ) -> _Job:
         """Everything that can be refused before the grant is looked at."""
         api = api_of(provider)
@@ -155,7 +169,7 @@ class ApiCalls:
             reach.require_hosts()
         headers = reach.headers(request.headers, request.body, has_key=plan is None)
         attempt = Attempt(method, url.host if url else "", url.path if url else request.path.partition("?")[0])
-        return _Job(call, provider, plan, request, method, headers, reach, attempt)
+        return _Job(call, provider, plan, request, method, headers, reach, attempt, account)
 
     def _with_token(self, job: _Job, plan: Plan) -> _Obtain:
         async def obtain(url: ApiUrl | None) -> _Ready | NeedsConsent:
@@ -230,7 +244,9 @@ class ApiCalls:
     async def _send(self, job: _Job, ready: _Ready) -> HttpResponse:
         outgoing = _outgoing(job, ready)
         try:
-            return await self._services.transport.send(outgoing, allow_http_loopback=job.provider.allow_http_loopback)
+            async with self._services.upstreams.turn(job.provider, api_endpoint(ready.url.host), owner=_sender(job)) as turn:
+                with turn.asking():
+                    return await self._services.transport.send(outgoing, allow_http_loopback=job.provider.allow_http_loopback)
         except IdentityError as error:
             event = job.event(ready.url, ready.grant, ready.redactor, "failed").ending(error.code)
             await self._services.vault.run(lambda records: records.append_audit(event))
@@ -276,8 +292,22 @@ def _outgoing(job: _Job, ready: _Ready) -> HttpRequest:
     else:
         headers[api.key_name] = f"{api.key_prefix} {_plain(job, secret)}".strip()
     return HttpRequest(
-        job.method, url.text, headers, job.request.body, MAXIMUM_BODY_BYTES, cut=True, deadline_seconds=DEADLINE_SECONDS
+        job.method,
+        url.text,
+        headers,
+        job.request.body,
+        MAXIMUM_BODY_BYTES,
+        cut=True,
+        deadline_seconds=DEADLINE_SECONDS,
+        keep=_sender(job),
+        allowance=job.account.take,
     )
+
+
+def _sender(job: _Job) -> str:
+    """Who shares a connection: the calls of one principal at one provider."""
+    principal = job.call.principal
+    return " ".join((job.provider.id, str(job.provider.epoch), principal.workload.id, principal.user_key))
 
 
 def _plain(job: _Job, secret: str) -> str:

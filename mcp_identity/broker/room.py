@@ -1,12 +1,13 @@
 """How many requests may be under way to one vendor at once, and who waits? So that one that hangs ties up little.
 
 Whoever finds no place waits in order, for a bounded time, and not at all where nobody has left for a while: a vendor that
-answers slowly lets all pass in the end, one that hangs turns them away at once. Wakes one waiter for each place.
+answers slowly lets all pass in the end, one that hangs turns them away at once. Wakes one waiter for each place. Where places
+have owners, half of them are for the others.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 
 import anyio
 
@@ -37,6 +38,7 @@ class Room:
         self._clock = clock
         self._waiting: deque[anyio.Event] = deque()
         self._moved_at = 0.0
+        self._owned = Counter[str]()
 
     @property
     def is_empty(self) -> bool:
@@ -48,12 +50,31 @@ class Room:
         """Whether the next one need not wait."""
         return self._free > 0
 
-    async def enter(self, *, waits: bool) -> None:
+    async def enter(self, owner: str = "", *, waits: bool = True) -> None:
         """Take a place; `leave` gives it back.
+
+        Args:
+            owner: Who may have half of the places at most; empty for whoever may have all.
+            waits: Whether to wait for one.
 
         Raises:
             NoRoom: If there is none, and it is not waited for, or not any longer.
         """
+        if owner and self._owned[owner] >= self._places // 2:
+            raise NoRoom
+        self._owned[owner] += 1
+        try:
+            await self._enter(waits=waits)
+        except BaseException:
+            self._disown(owner)
+            raise
+
+    def leave(self, owner: str = "") -> None:
+        """Give a place back: to who waits longest, if anybody does."""
+        self._disown(owner)
+        self._pass_on()
+
+    async def _enter(self, *, waits: bool) -> None:
         if self._free:
             self._free -= 1
             if not self._free:
@@ -74,8 +95,7 @@ class Room:
             self._give_up(turn)
             raise NoRoom
 
-    def leave(self) -> None:
-        """Give a place back: to who waits longest, if anybody does."""
+    def _pass_on(self) -> None:
         self._moved_at = self._clock.monotonic()
         if self._waiting:
             self._waiting.popleft().set()
@@ -84,6 +104,11 @@ class Room:
 
     def _give_up(self, turn: anyio.Event) -> None:
         if turn.is_set():  # the place was given in the very moment; it is somebody else's now
-            self.leave()
+            self._pass_on()
         else:
             self._waiting.remove(turn)
+
+    def _disown(self, owner: str) -> None:
+        self._owned[owner] -= 1
+        if not self._owned[owner]:
+            del self._owned[owner]

@@ -105,7 +105,9 @@ class _Standing:
 class Turn:
     """One request's turn; it ends with the request, or with the block that it was given for."""
 
-    def __init__(self, upstreams: Upstreams, standing: _Standing, provider: CredentialProvider, endpoint: str) -> None:
+    def __init__(
+        self, upstreams: Upstreams, standing: _Standing, provider: CredentialProvider, endpoint: str, owner: str
+    ) -> None:
         """Use `Upstreams.turn`; a place was taken for it.
 
         Raises:
@@ -115,6 +117,7 @@ class Turn:
         self._standing = standing
         self._provider = provider
         self._endpoint = endpoint
+        self._owner = owner
         self._place: Room | None = standing.room_for(endpoint)
         self._ticket: Ticket | None = None
         try:
@@ -144,7 +147,7 @@ class Turn:
             self._upstreams.note(self._standing, self._provider, self._endpoint, ticket, result, error)
         place, self._place = self._place, None
         if place is not None:
-            place.leave()
+            place.leave(self._owner)
 
 
 class Upstreams:
@@ -189,12 +192,15 @@ class Upstreams:
         self._standing(provider).require(provider, endpoint, self.clock.monotonic())
 
     @asynccontextmanager
-    async def turn(self, provider: CredentialProvider, endpoint: str, *, waits: bool = True) -> AsyncGenerator[Turn]:
+    async def turn(
+        self, provider: CredentialProvider, endpoint: str, *, owner: str = "", waits: bool = True
+    ) -> AsyncGenerator[Turn]:
         """Wait for a turn to ask an endpoint; use `Turn.asking` around the request.
 
         Args:
             provider: Whose.
             endpoint: Its URL, or `api_endpoint`.
+            owner: Who shall leave half of the places to others; empty for us.
             waits: Whether to wait for a place.
 
         Raises:
@@ -204,11 +210,11 @@ class Upstreams:
         standing = self._standing(provider)
         standing.require(provider, endpoint, self.clock.monotonic())
         try:
-            await standing.room_for(endpoint).enter(waits=waits)
+            await standing.room_for(endpoint).enter(owner, waits=waits)
         except NoRoom:
             why = f"{provider.name} answers slowly, and as many requests to it as may be are under way; ask again"
             raise _turned_away(why, _BUSY_SECONDS) from None
-        turn = Turn(self, standing, provider, endpoint)
+        turn = Turn(self, standing, provider, endpoint, owner)
         try:
             yield turn
         finally:
