@@ -18,6 +18,7 @@ from mcp_identity.cli import (
     issuers,
     providers,
     tokens,
+    vault,
     workloads,
 )
 from mcp_identity.cli.failures import Commands
@@ -97,4 +98,5 @@ application.command("token", epilog=tokens.EXAMPLES)(tokens.token)
 application.command("call", epilog=calls.EXAMPLES)(calls.call)
 application.add_typer(grants.commands, name="grants")
 application.add_typer(audit.commands, name="audit")
+application.add_typer(vault.commands, name="vault")
 application.add_typer(clients.commands, name="clients")

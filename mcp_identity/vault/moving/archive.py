@@ -113,7 +113,13 @@ def write_archive(
     salt = seams.entropy.random_bytes(SALT_BYTES)
     sealing = file_key(key.material, salt)
     head = Head(
-        state.vault_id, state.schema_version, micros(seams.clock.now()), state.key_id, wrapped, salt, sealing.commitment
+        state.vault_id,
+        state.schema_version,
+        micros(seams.clock.now()),
+        wrapped.backend_key_id,
+        wrapped,
+        salt,
+        sealing.commitment,
     )
     writer = SealedWriter(file, sealing, write_head(file, head.cells()))
     writer.write(frame(STATE, astuple(state)))
@@ -223,6 +229,17 @@ def _row(table: Table, cells: Cells) -> Cells:
     if len(cells) != len(table.columns):
         raise VaultCorrupt(_STRANGE)
     return checked(table, cells)
+
+
+def vault_of(file: BinaryIO) -> str:
+    """Whose an archive says that it is; nothing of that is proven.
+
+    Raises:
+        ConfigurationError: If the file is no archive, or one of a newer format.
+        VaultCorrupt: If its head is damaged.
+    """
+    file.seek(0)
+    return _head(read_head(file)[0]).vault_id
 
 
 def check_archive(archive: Archive, progress: Progress) -> tuple[State, Contents]:

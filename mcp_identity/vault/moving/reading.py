@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, select
+from sqlalchemy import Column, Connection, Row, Table, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcp_identity.vault.envelope import derive
@@ -50,10 +50,15 @@ def snapshot(store: Store) -> Generator[Connection]:
         engine.dispose()
 
 
-def read_rows(connection: Connection, table: Table) -> Iterator[Sequence[Row[Any]]]:
+def read_rows(connection: Connection, table: Table, *order: Column[Any]) -> Iterator[Sequence[Row[Any]]]:
     """All rows of a table, some at a time."""
     options = {"stream_results": True, "yield_per": AT_ONCE}
-    yield from connection.execute(select(table), execution_options=options).partitions()
+    yield from connection.execute(select(table).order_by(*order), execution_options=options).partitions()
+
+
+def row_of(table: Table, row: Sequence[Any]) -> dict[str, Any]:
+    """A row by the names of its columns."""
+    return dict(zip(table.columns.keys(), row, strict=True))
 
 
 def read_cells(connection: Connection, table: Table) -> Iterator[list[Cells]]:
