@@ -6,8 +6,10 @@ connection makes a database: one that vanished is an error, not an empty vault.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,10 @@ class SqliteStore:
         """An engine for readers, which never write."""
         return reading_engine(self._path, self._wait_seconds)
 
+    def carrying_engine(self) -> Engine:
+        """An engine for connections that read the whole file."""
+        return _engine(self._path, "BEGIN", ("query_only=ON",), self._wait_seconds, poolclass=NullPool)
+
     def is_open(self, connection: Connection) -> bool:
         """Whether SQLite did not end the transaction by itself, as it does when the disk is full."""
         driver: Any = connection.connection.driver_connection
@@ -54,6 +60,13 @@ class SqliteStore:
         """What SQLite's own check finds, at most ten lines of it."""
         found = connection.exec_driver_sql("PRAGMA quick_check(10)").scalars().all()
         return tuple(str(problem) for problem in found if problem != "ok")
+
+    @contextlib.contextmanager
+    def standing_still(self) -> Generator[None]:
+        """Have the vault for ourselves, as an upgrade has it; the others must have closed it."""
+        self._locks.release()
+        with self._locks.exclusive():
+            yield
 
     def release(self) -> None:
         """Let go of the lock that says that this process lives."""

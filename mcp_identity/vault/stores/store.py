@@ -6,6 +6,7 @@ decided in `opening.py`.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from sqlalchemy import Connection, Engine
@@ -35,6 +36,10 @@ class Store(Protocol):
         """An engine for readers beside the writer, pooled; they never write."""
         ...
 
+    def carrying_engine(self) -> Engine:
+        """An engine for connections that read a whole vault, however long that takes; they never write."""
+        ...
+
     def is_open(self, connection: Connection) -> bool:
         """Whether the connection's transaction is still one that can be committed."""
         ...
@@ -45,6 +50,14 @@ class Store(Protocol):
 
     def damage(self, connection: Connection) -> tuple[str, ...]:
         """What the database itself finds damaged in its files; empty for an intact one."""
+        ...
+
+    def standing_still(self) -> AbstractContextManager[None]:
+        """See to it that nobody changes the vault, this process neither, until the block ends or the process does.
+
+        Raises:
+            VaultUnavailable: If others keep it open; where they are known, they are named.
+        """
         ...
 
     def release(self) -> None:
