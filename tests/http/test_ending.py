@@ -14,7 +14,6 @@ from tests.http.kit import (
     ACCEPT,
     LEGACY_VERSION,
     Server,
-    Transport,
     add_agents,
     ask,
     http_client,
@@ -167,35 +166,6 @@ async def test_a_second_signal_ends_it_at_once(home: VaultHome, vendor: Vendor) 
         assert server.process.returncode is None
         end(server)
         assert await ended(server, 3) == 128 + signal.SIGTERM
-
-
-@pytest.mark.parametrize("transport", ["http", "sse"])
-async def test_a_client_that_hangs_up_does_not_cancel_what_the_server_owns(
-    home: VaultHome, vendor: Vendor, transport: Transport
-) -> None:
-    """The refresh that had rotated the token is committed; the next call has the new one.
-
-    covers: A14, Q13
-    """
-    async with server_here(home) as server, http_client() as http:
-        vendor.hold = anyio.Event()
-        with anyio.CancelScope() as hang_up:
-            async with anyio.create_task_group() as tasks:
-
-                async def call() -> None:
-                    if transport == "http":
-                        await ask(http, server, GETS_TOKEN, server.bearer("alice"))
-                    else:
-                        async with mcp_over(server, "sse", "legacy", server.bearer("alice")) as client:
-                            await client.call_tool("get_token", {"provider": "billing"})
-
-                tasks.start_soon(call)
-                await vendor.holding.wait()
-                hang_up.cancel()
-        vendor.hold.set()
-        answer = (await ask(http, server, GETS_TOKEN, server.bearer("alice"))).json()["result"]["structuredContent"]
-        assert answer["access_token"] == vendor.minted[0]
-        assert vendor.count("client_credentials") == 1
 
 
 async def test_what_was_refused_is_written_down_at_the_end(empty_home: VaultHome) -> None:

@@ -1,4 +1,4 @@
-"""What becomes of a refresh token that the vendor has rotated, when the process is ended before the answer comes?"""
+"""What becomes of a refresh token that the vendor has rotated, when another process comes, or this one is killed?"""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio
-import pytest
 
 from tests.fakes.home import VaultHome
-from tests.fakes.mcp_client import McpClient, ProtocolError, mcp_client
+from tests.fakes.mcp_client import McpClient, mcp_client
 from tests.fakes.vendor import Vendor
 
-PATIENCE_SECONDS = 4
-"""A host waits two seconds after it has closed our input, and two more after SIGTERM; then it kills."""
 NOTES = {"name": "get_token", "arguments": {"provider": "notes"}}
 
 
@@ -35,48 +32,6 @@ def let_go(vendor: Vendor) -> None:
     """Let the vendor's answer go."""
     assert vendor.hold is not None
     vendor.hold.set()
-
-
-async def test_the_end_of_the_input_waits_for_it(home: VaultHome, vendor: Vendor) -> None:
-    async with in_mid_refresh(home, vendor) as (client, request):
-        await client.close_input()
-        with pytest.raises(ProtocolError, match="Connection closed"):
-            await client.answer(request)
-        assert not await client.ends_within(0.3)
-        let_go(vendor)
-        assert await client.wait(PATIENCE_SECONDS - 0.3) == 0
-    assert await home.tokens() == (vendor.minted[-2], vendor.refresh_token)
-
-
-async def test_a_signal_waits_for_it(home: VaultHome, vendor: Vendor) -> None:
-    async with in_mid_refresh(home, vendor) as (client, _):
-        client.terminate()
-        assert not await client.ends_within(0.3)
-        let_go(vendor)
-        assert await client.wait() == 0
-    assert await home.tokens() == (vendor.minted[-2], vendor.refresh_token)
-
-
-async def test_a_cancelled_call_does_not_cancel_it(home: VaultHome, vendor: Vendor) -> None:
-    async with in_mid_refresh(home, vendor) as (client, request):
-        await client.notify("notifications/cancelled", requestId=request, reason="changed my mind")
-        await client.request("ping")
-        let_go(vendor)
-        answer = await client.call("get_token", provider="notes")
-        assert answer["access_token"] == vendor.minted[-2]
-        assert not client.was_answered(request)
-        assert vendor.count("refresh_token") == 1
-    assert await home.tokens() == (vendor.minted[-2], vendor.refresh_token)
-
-
-async def test_beyond_the_grace_the_process_ends_and_the_loss_is_named(home: VaultHome, vendor: Vendor) -> None:
-    async with in_mid_refresh(home, vendor) as (client, _):
-        await client.close_input()
-        assert await client.wait(8) == 0
-    let_go(vendor)
-    async with mcp_client(home.environment()) as client:
-        answer = await client.call("get_token", provider="notes")
-    assert (answer["status"], answer["reason"]) == ("consent_required", "lost_in_flight")
 
 
 async def test_a_killed_process_leaves_nothing_that_the_next_one_waits_for(home: VaultHome, vendor: Vendor) -> None:
