@@ -16,6 +16,7 @@ profile, configuration file and the service's description are taken from nowhere
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ _NAME = re.compile(r"alias/[A-Za-z0-9/_-]+|(?:mrk-)?[0-9a-f-]{32,36}")
 _REGION = re.compile(r"[a-z]{2}(?:-[a-z]+)+-\d")
 _WRONG = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
 _BUSY = frozenset({"ThrottlingException", "LimitExceededException", "KMSInternalException", "DependencyTimeoutException"})
+_CHANGED = "a wrapped key was changed, moved, or made by another key-encryption key"
+_PROBE = b"may we unwrap?"
 _IMDS = "http://169.254.169.254/"
 
 
@@ -93,22 +96,24 @@ class AwsKmsKey:
 
     def unwrap(self, wrapped: bytes, context: WrapContext) -> bytes:
         """Unwrap it in KMS; see `KeyBackend`."""
-        given = wrapped or b"\x00"  # an empty one would be refused here, and as a wrong argument
-        answer = self._ask("decrypt", KeyId=self._arn, CiphertextBlob=given, EncryptionContext=_bound(context))
-        return bytes(answer["Plaintext"])
+        try:
+            return self._decrypted(wrapped, context)
+        except _Denied:
+            # KMS says so of a ciphertext that names no key, too. Whether it lets us at all, one of our own tells.
+            probe = self.wrap(_PROBE, context)
+            with contextlib.suppress(_Denied):
+                if self._decrypted(probe, context) == _PROBE:
+                    raise VaultCorrupt(_CHANGED) from None
+            raise ConfigurationError(_refusal("AccessDeniedException")) from None
 
     def rewrap(self, wrapped: bytes, context: WrapContext) -> bytes:
-        """Wrap it under the key's newest material without seeing it; see `KeyBackend`."""
-        bound = _bound(context)
-        answer = self._ask(
-            "re_encrypt",
-            CiphertextBlob=wrapped or b"\x00",
-            SourceKeyId=self._arn,
-            SourceEncryptionContext=bound,
-            DestinationKeyId=self._arn,
-            DestinationEncryptionContext=bound,
-        )
-        return bytes(answer["CiphertextBlob"])
+        """Bring it to the key's newest material; see `KeyBackend`."""
+        return self.wrap(self.unwrap(wrapped, context), context)
+
+    def _decrypted(self, wrapped: bytes, context: WrapContext) -> bytes:
+        given = wrapped or b"\x00"  # an empty one would be refused by the library, as a wrong argument
+        answer = self._ask("decrypt", KeyId=self._arn, CiphertextBlob=given, EncryptionContext=_bound(context))
+        return bytes(answer["Plaintext"])
 
     def _resolved(self, name: str) -> str:
         found = str(self._ask("describe_key", KeyId=name)["KeyMetadata"]["Arn"])
@@ -122,7 +127,7 @@ class AwsKmsKey:
         try:
             return getattr(self._client, operation)(**arguments)
         except ClientError as error:
-            _refused(str(error.response.get("Error", {}).get("Code", "")))
+            _refused(operation, str(error.response.get("Error", {}).get("Code", "")))
         except (NoCredentialsError, PartialCredentialsError):
             raise ConfigurationError(
                 "there are no AWS credentials: neither in the environment, nor of a web identity, a container or an instance"
@@ -133,16 +138,23 @@ class AwsKmsKey:
             raise ConfigurationError("the AWS credentials that the environment names cannot be read") from None
 
 
-def _refused(code: str) -> NoReturn:
+class _Denied(Exception):
+    """KMS does not unwrap this for us."""
+
+
+def _refused(operation: str, code: str) -> NoReturn:
     if code in _WRONG:
-        raise VaultCorrupt("a wrapped key was changed, moved, or made by another key-encryption key") from None
+        raise VaultCorrupt(_CHANGED) from None
     if code in _BUSY or not code:
         raise VaultUnavailable("the key backend AWS KMS is too busy now") from None
-    if not re.fullmatch(r"\w{1,64}", code):
-        code = "an unknown error"
-    raise ConfigurationError(
-        f"the key backend AWS KMS refuses: {code}; check the key, its policy and our credentials"
-    ) from None
+    if operation == "decrypt" and code == "AccessDeniedException":
+        raise _Denied from None
+    raise ConfigurationError(_refusal(code)) from None
+
+
+def _refusal(code: str) -> str:
+    known = code if re.fullmatch(r"\w{1,64}", code) else "an unknown error"
+    return f"the key backend AWS KMS refuses: {known}; check the key, its policy and our credentials"
 
 
 def _bound(context: WrapContext) -> dict[str, str]:

@@ -178,7 +178,10 @@ class Pkcs11Key:
             found = library.lib(str(reference.module))
             which = {"token_label": reference.token, "token_serial": reference.serial.encode()}
             token = found.get_token(**{name: value for name, value in which.items() if value})
-            self._session = token.open(user_pin=pin)
+            try:
+                self._session = token.open(user_pin=pin)
+            except exceptions.UserAlreadyLoggedIn:  # one login holds for all sessions of a process
+                self._session = token.open()
             named = {"label": reference.label, "id": reference.object_id}
             self._key = self._session.get_key(
                 object_class=library.ObjectClass.SECRET_KEY,

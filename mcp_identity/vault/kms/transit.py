@@ -31,7 +31,6 @@ _SEGMENT = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _PARAMETERS = frozenset({"token_file", "role_id", "secret_id_file", "auth_mount", "namespace", "ca_file"})
 _FORM = "a transit key is transit:https://<host>/<mount>/<key>?token_file=<path>, or ?role_id=<id>&secret_id_file=<path>"
 _PROBE = "vault:v1:AAAA"
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +52,11 @@ class TransitReference:
     parameters: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def parse_transit(value: str, *, allow_http_loopback: bool = False) -> TransitReference:
+def parse_transit(value: str) -> TransitReference:
     """Take a transit reference apart.
 
     Args:
         value: What stands behind ``transit:``.
-        allow_http_loopback: Accept http on this machine; for tests, no setting leads here.
 
     Raises:
         ConfigurationError: If it is none, is not protected on its way, or does not say who we are.
@@ -78,7 +76,7 @@ def parse_transit(value: str, *, allow_http_loopback: bool = False) -> TransitRe
         socket, url = None, f"{parts.scheme}://{f'[{host}]' if ':' in host else host}" + (f":{port}" if port else "")
         mount, _, key = parts.path.strip("/").rpartition("/")
         sound = bool(host) and not userinfo and not parts.fragment
-        if parts.scheme != "https" and not (allow_http_loopback and parts.scheme == "http" and host in _LOOPBACK):
+        if parts.scheme != "https":
             raise ConfigurationError("a transit key is reached over https, or by a unix socket: transit:unix:/<path>?key=<key>")
     names = [*mount.split("/"), key, *filter(None, given.get("namespace", "").split("/"))]
     if not sound or given.keys() - _PARAMETERS or not all(_SEGMENT.fullmatch(each) for each in names):
