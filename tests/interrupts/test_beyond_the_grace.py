@@ -14,10 +14,11 @@ from tests.fakes.home import VaultHome
 from tests.interrupts.lives import SIGNALS, Edge, Interrupt, live
 
 STDIO: tuple[Edge, ...] = ("stdio",)
+END: Interrupt = "end"
 NETWORK: tuple[Edge, ...] = ("sse", "http")
-ENDS: list[tuple[tuple[Edge, ...], Interrupt]] = [(STDIO, "end")]
+ENDS = [(STDIO, END)]
 if os.environ.get("PROVE"):
-    ENDS += [(edges, signal) for edges in (STDIO, NETWORK) for signal in SIGNALS]
+    ENDS.extend((edges, signal) for edges in (STDIO, NETWORK) for signal in SIGNALS)
 
 
 @pytest.mark.parametrize(("edges", "interrupt"), ENDS)
