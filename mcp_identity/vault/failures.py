@@ -15,6 +15,7 @@ _DAMAGED = ("corrupt", "notadb", "XX001", "XX002")
 _CONFLICTS = frozenset({"40001", "40P01", "23505"})
 """Serialization failure, deadlock, and a row that another transaction made first (PostgreSQL, appendix A)."""
 
+_LOCK_NOT_AVAILABLE = "55P03"
 _DISCONNECTED = ("08", "57P01", "57P02", "57P03")
 """Connection exceptions, and what a server says that stops, crashed, or is starting."""
 
@@ -28,7 +29,12 @@ def storage_failure(error: BaseException) -> StorageError:
     why = describe(error)
     if why.startswith(_DAMAGED):
         return VaultCorrupt(f"the vault's database is damaged ({why}); restore it from a backup")
-    return VaultUnavailable(f"the vault cannot be used now ({why}); nothing was released")
+    return VaultUnavailable(f"the vault cannot be used now ({locked_for(error) or why}); nothing was released")
+
+
+def locked_for(error: BaseException) -> str:
+    """Why others keep every table of PostgreSQL locked for longer than anybody waits; empty for another error."""
+    return "it is being copied, or upgraded" if describe(error) == _LOCK_NOT_AVAILABLE else ""
 
 
 def describe(error: BaseException) -> str:
