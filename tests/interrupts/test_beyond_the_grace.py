@@ -18,7 +18,8 @@ END: Interrupt = "end"
 NETWORK: tuple[Edge, ...] = ("sse", "http")
 ENDS = [(STDIO, END)]
 if os.environ.get("PROVE"):
-    ENDS.extend((edges, signal) for edges in (STDIO, NETWORK) for signal in SIGNALS)
+    for signal in SIGNALS:
+        ENDS.extend([(STDIO, signal), (NETWORK, signal)])
 
 
 @pytest.mark.parametrize(("edges", "interrupt"), ENDS)
