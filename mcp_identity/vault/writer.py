@@ -8,18 +8,13 @@ Whatever else goes wrong fails everybody who waits, at once, and the writer begi
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
-import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-import anyio
-import anyio.from_thread
-from anyio.lowlevel import EventLoopToken, current_token
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -28,9 +23,7 @@ from mcp_identity.domain.clock import Clock, Entropy
 from mcp_identity.domain.errors import (
     AuditUnavailable,
     IdentityError,
-    RateLimited,
     VaultCorrupt,
-    VaultUnavailable,
 )
 from mcp_identity.vault.failures import TransactionLost, is_conflict, is_disconnect, storage_failure
 from mcp_identity.vault.keys import KeyNotLoaded, KeyRing
@@ -39,8 +32,9 @@ from mcp_identity.vault.prepared import Prepared
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.base import Caches, table
 from mcp_identity.vault.records.chain import AuditChain
+from mcp_identity.vault.session import NeedsItsOwnTransaction, Session
 from mcp_identity.vault.stores.store import Store
-from mcp_identity.vault.transaction import NeedsItsOwnTransaction, Transaction
+from mcp_identity.vault.waiting import Job, WaitingRoom, answer
 
 T = TypeVar("T")
 Unit = Callable[[Records], T]
@@ -62,17 +56,6 @@ class _Progress:
     is_over: bool = False
 
 
-@dataclass(slots=True)
-class _Job(Generic[T]):
-    unit: Unit[T]
-    event: AuditEvent | None
-    token: EventLoopToken
-    done: anyio.Event
-    foreseen: bytes
-    result: T | None = None
-    error: BaseException | None = None
-
-
 class Writer:
     """The only writer of this process."""
 
@@ -85,12 +68,9 @@ class Writer:
         self._entropy = entropy
         self.caches = Caches()
         self._chain = AuditChain(writer_id)
-        self._jobs: queue.Queue[_Job[Any] | None] = queue.Queue(CAPACITY)
-        self._connection: Connection | None = None
+        self._room = WaitingRoom(CAPACITY)
+        self._session: Session | None = None
         self._thread = threading.Thread(target=self._work, name="vault-writer", daemon=True)
-        self._gate = threading.Lock()  # between it and `close`, so that no unit is queued behind the last one
-        self._closed = False
-        self._stopping = False
         self.ready = False
 
     @property
@@ -110,10 +90,8 @@ class Writer:
 
     def close(self) -> None:
         """Finish what waits and stop; call it off the event loop."""
-        with self._gate:
-            self._closed = True
+        self._room.close()
         if self._thread.is_alive():
-            self._jobs.put(None)
             self._thread.join()
         self._engine.dispose()
         self.ready = False
@@ -133,55 +111,36 @@ class Writer:
             AuditUnavailable: If the trail could not be written.
             IdentityError: Whatever the unit raised.
         """
-        job: _Job[T] = _Job(unit, event, current_token(), anyio.Event(), foreseen)
-        with self._gate:
-            if self._closed:
-                raise VaultUnavailable("the vault is closed")
-            try:
-                self._jobs.put_nowait(job)
-            except queue.Full:
-                raise RateLimited("the vault has too much to do; try again", retry_after_seconds=1) from None
-        await job.done.wait()
+        job: Job[T] = Job(unit, event, foreseen)
+        await self._room.wait(job)
         if job.error is not None:
             raise job.error
         return job.result  # type: ignore[return-value]  # set whenever there is no error
 
     def _work(self) -> None:
-        while not self._stopping:
-            jobs = self._take(self._jobs.get(), MAXIMUM_BATCH)
+        while (groups := self._room.take()) is not None:
+            jobs = [job for group in groups for job in group.jobs]
             try:
-                if jobs:
-                    self._batch(jobs)
-                    self.ready = True
+                while jobs:
+                    self._batch(jobs[:MAXIMUM_BATCH])
+                    del jobs[:MAXIMUM_BATCH]
+                self.ready = True
             except BaseException as error:  # if the thread ended, everybody would wait for ever
                 log.exception("the vault's writer failed and begins anew")
                 self.ready = False
                 self._disconnect()
-                with contextlib.suppress(queue.Empty):
-                    jobs += self._take(self._jobs.get_nowait(), CAPACITY)
-                self._fail(jobs, storage_failure(error))
-            self._answer(jobs)
+                late = self._room.take_now()
+                groups += late
+                self._fail(jobs + [job for group in late for job in group.jobs], storage_failure(error))
+            answer(groups)
         self._disconnect()
 
-    def _take(self, first: _Job[Any] | None, most: int) -> list[_Job[Any]]:
-        """The first job and those that wait behind it; None marks the end."""
-        jobs: list[_Job[Any]] = []
-        following = first
-        with contextlib.suppress(queue.Empty):
-            while following is not None:
-                jobs.append(following)
-                if len(jobs) == most:
-                    return jobs
-                following = self._jobs.get_nowait()
-            self._stopping = True
-        return jobs
-
-    def _batch(self, jobs: list[_Job[Any]]) -> None:
+    def _batch(self, jobs: list[Job[Any]]) -> None:
         """Run units in one transaction, and those that are left each in one of its own."""
         for job in self._transact(jobs):
             self._transact([job])
 
-    def _transact(self, jobs: list[_Job[Any]]) -> list[_Job[Any]]:
+    def _transact(self, jobs: list[Job[Any]]) -> list[Job[Any]]:
         """Run units in one transaction, again where another process came first or the connection had gone.
 
         Returns:
@@ -203,18 +162,18 @@ class Writer:
                 return []
         raise AssertionError  # the last attempt returns
 
-    def _attempt(self, jobs: list[_Job[Any]], progress: _Progress) -> list[_Job[Any]]:
-        connection = self._connected()
-        with contextlib.closing(Transaction(connection, self._store, shared=len(jobs) > 1)) as transaction:
-            records = self._records(connection)
+    def _attempt(self, jobs: list[Job[Any]], progress: _Progress) -> list[Job[Any]]:
+        session = self._connected()
+        with session.transaction(shared=len(jobs) > 1) as transaction:
+            records = self._records(session.connection)
             foreseen = {job.foreseen for job in jobs if job.foreseen}
             if foreseen:
                 records.foresee_grants([*foreseen])
-            postponed = [job for job in jobs if not self._run(job, records, transaction)]
+            postponed = [job for job in jobs if not self._run(job, records, session)]
             try:
                 records.write_audit()
             except AuditUnavailable as error:
-                transaction.require_open(error)
+                session.require_open(error)
                 raise
             self._chain.in_doubt = progress.is_over = True
             transaction.commit()
@@ -228,18 +187,18 @@ class Writer:
         schema_version, minimum_writer, epoch = state
         if schema_version > SCHEMA_VERSION or minimum_writer > WRITER_VERSION:
             raise unusable("the vault", minimum_writer)
-        if self.caches.follow(epoch):
-            self._ring.forget()
+        self.caches.follow(epoch)
+        self._ring.follow(epoch)
         records = Records(connection, self._ring, self._entropy, self.caches, self._chain, self._clock.now())
         if self._chain.in_doubt:
             records.settle_audit_head()
         self._chain.begin()
         return records
 
-    def _run(self, job: _Job[Any], records: Records, transaction: Transaction) -> bool:
+    def _run(self, job: Job[Any], records: Records, session: Session) -> bool:
         """Run one unit; False if it needs a transaction of its own."""
         before, written = self._chain.working, len(records.trail)
-        transaction.begin_unit(records.forget_read)
+        session.begin_unit(records.forget_read)
         job.result = job.error = None
         failure: Exception | None = None
         try:
@@ -250,19 +209,19 @@ class Writer:
             return False
         except Exception as error:  # noqa: BLE001 - whatever a unit raises is its caller's answer
             failure = error
-        if failure is not None or transaction.unit_changed:
-            transaction.require_open(failure)
+        if failure is not None or session.unit_changed:
+            session.require_open(failure)
         if failure is not None:
-            transaction.undo_unit()
+            session.undo_unit()
             del records.trail[written:]
             self._chain.working = before
-            if transaction.unit_changed:
+            if session.unit_changed:
                 self.caches.clear()  # the unit may have decoded what it had just written
             job.error = self._refused(job, failure, records)
-        transaction.end_unit()
+        session.end_unit()
         return True
 
-    def _refused(self, job: _Job[Any], error: Exception, records: Records) -> Exception:
+    def _refused(self, job: Job[Any], error: Exception, records: Records) -> Exception:
         if isinstance(error, KeyNotLoaded):
             return error
         outcome = storage_failure(error) if isinstance(error, SQLAlchemyError) else error
@@ -276,32 +235,18 @@ class Writer:
                 outcome.audited = True
         return outcome
 
-    def _connected(self) -> Connection:
-        if self._connection is None:
-            self._connection = self._engine.connect()
-        return self._connection
+    def _connected(self) -> Session:
+        if self._session is None:
+            self._session = Session(self._engine.connect(), self._store)
+        return self._session
 
     def _disconnect(self) -> None:
         self.caches.clear()  # they may have been read out of a transaction that does not stand
-        if self._connection is not None:
-            with contextlib.suppress(SQLAlchemyError):
-                self._connection.close()
-            self._connection = None
+        if self._session is not None:
+            self._session.close()
+            self._session = None
 
-    def _fail(self, jobs: list[_Job[Any]], error: IdentityError) -> None:
+    def _fail(self, jobs: list[Job[Any]], error: IdentityError) -> None:
         for job in jobs:
             # To each its own: whoever handles an error notes on it that the trail has it.
             job.result, job.error = None, copy.copy(error)
-
-    def _answer(self, jobs: list[_Job[Any]]) -> None:
-        by_loop: dict[EventLoopToken, list[_Job[Any]]] = {}
-        for job in jobs:
-            by_loop.setdefault(job.token, []).append(job)
-        for token, answered in by_loop.items():
-            with contextlib.suppress(RuntimeError):  # that event loop has ended; nobody waits there any more
-                anyio.from_thread.run_sync(_settle, answered, token=token)
-
-
-def _settle(jobs: list[_Job[Any]]) -> None:
-    for job in jobs:
-        job.done.set()

@@ -1,4 +1,4 @@
-"""One transaction of the writer: which units have changed something in it, and how one of them is undone.
+"""The transactions of the writer: which units have changed something in it, and how one of them is undone.
 
 A unit that only reads costs the database nothing beyond its reads. The first statement that changes a row marks where its unit
 began; where units that change rows may not share a transaction, it ends the attempt instead, and the unit is run again alone.
@@ -7,10 +7,10 @@ began; where units that change rows may not share a transaction, it ends the att
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Transaction, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcp_identity.vault.failures import TransactionLost
@@ -21,34 +21,42 @@ class NeedsItsOwnTransaction(BaseException):
     """A unit wants to change a row where others share its transaction; no unit may catch it."""
 
 
-class Transaction:
-    """One transaction, with one unit at a time."""
+class Session:
+    """The writer's connection: one transaction at a time, and in it one unit at a time."""
 
-    def __init__(self, connection: Connection, store: Store, *, shared: bool) -> None:
-        """Begin it.
+    def __init__(self, connection: Connection, store: Store) -> None:
+        """Watch what units do with a connection.
 
         Args:
             connection: The writer's own.
             store: What the connection leads to.
-            shared: Whether units of several callers are in it.
         """
         self.connection = connection
         self._store = store
-        self._may_change = store.shares_writes or not shared
-        self._in_unit = self._marked = False
+        self._may_change = self._in_unit = self._marked = False
         self._changing: Callable[[], object] = bool
-        self._transaction = connection.begin()
         event.listen(connection, "before_cursor_execute", self._before)
 
     def close(self) -> None:
-        """Roll back what was not committed."""
-        event.remove(self.connection, "before_cursor_execute", self._before)
+        """Let go of the connection."""
         with contextlib.suppress(SQLAlchemyError):
-            self._transaction.close()
+            self.connection.close()
 
-    def commit(self) -> None:
-        """Make it durable."""
-        self._transaction.commit()
+    @contextlib.contextmanager
+    def transaction(self, *, shared: bool) -> Generator[Transaction]:
+        """Begin one; it is rolled back at the end, unless it was committed.
+
+        Args:
+            shared: Whether units of several callers are in it.
+        """
+        self._may_change = self._store.shares_writes or not shared
+        self._in_unit = self._marked = False
+        transaction = self.connection.begin()
+        try:
+            yield transaction
+        finally:
+            with contextlib.suppress(SQLAlchemyError):
+                transaction.close()
 
     def begin_unit(self, changing: Callable[[], object]) -> None:
         """A unit begins; it has changed nothing yet.
