@@ -22,7 +22,6 @@ from mcp_identity.domain.errors import IdentityError, UpstreamTls, UpstreamUnava
 from mcp_identity.domain.http import HttpResponse
 from mcp_identity.domain.provider import CredentialProvider, ProviderKind
 from tests.broker.kit import Product, raising, running_product
-from tests.broker.test_exchange import until
 from tests.fakes.authorization_server import CLIENT_SECRET, FakeAuthorizationServer, respond_json
 from tests.fakes.clock import FakeClock
 
@@ -394,6 +393,11 @@ async def test_beside_a_vendor_that_hangs_everybody_else_is_served(places: int, 
         assert told.retry_after_seconds == 1
         assert server.count("refresh_token") == places
         group.cancel_scope.cancel()
+
+
+async def until(event: anyio.Event) -> None:
+    with anyio.fail_after(10):
+        await event.wait()
 
 
 async def until_count(server: FakeAuthorizationServer, count: int) -> None:
