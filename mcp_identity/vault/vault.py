@@ -13,18 +13,18 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.clock import Clock, Entropy
-from mcp_identity.domain.errors import VaultUnavailable
+from mcp_identity.domain.errors import IdentityError, StorageError, VaultUnavailable
 from mcp_identity.domain.identity import DEFAULT_TENANT
 from mcp_identity.domain.provider import CredentialProvider
+from mcp_identity.domain.standing import standing
 from mcp_identity.vault.envelope import length_prefixed
 from mcp_identity.vault.failures import storage_failure
+from mcp_identity.vault.key_loading import KeyLoader
 from mcp_identity.vault.keys import VAULT, KeyNotLoaded, KeyRing
 from mcp_identity.vault.opening import OpenedVault, VaultLocation, open_location
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.base import Caches, table
 from mcp_identity.vault.records.chain import AuditChain
-from mcp_identity.vault.records.keys import insert_wrapped_key, read_wrapped_keys
-from mcp_identity.vault.records.moments import micros
 from mcp_identity.vault.stores.store import Store
 from mcp_identity.vault.writer import Unit, Writer
 
@@ -32,6 +32,7 @@ T = TypeVar("T")
 _PROOF_VERSION = b"1"
 _KEY_ATTEMPTS = 3
 _STATE = table("vault_state")
+_READ_EPOCH = select(_STATE.c.configuration_epoch)
 _NO_KEYS = "the tenant's keys cannot be unwrapped"
 
 
@@ -47,6 +48,7 @@ class Vault:
         self._ring: KeyRing = opened.ring
         self._store: Store = opened.store
         self._readers: Engine = self._store.reading_engine()
+        self._loader = KeyLoader(self._readers, self._ring, clock)
         self._writer = Writer(self._store, self._ring, clock, entropy, self.process_id)
 
     @property
@@ -65,14 +67,31 @@ class Vault:
         return stored.provider if stored else None
 
     async def run(self, unit: Unit[T], event: AuditEvent | None = None, foreseen: bytes = b"") -> T:
-        """Run a unit of work in one durable transaction; see `Writer.run`."""
+        """Run a unit of work in one durable transaction; see `Writer.run`.
+
+        Raises:
+            Outdated: If it is the first of a remembered caller, who must be verified anew.
+        """
         missed = Counter[str]()  # a unit may need the keys of many tenants, one after another
         while True:
             try:
-                return await self._writer.run(unit, event, foreseen)
+                return await self._confirmed(unit, event, foreseen)
             except KeyNotLoaded as missing:
                 _count_miss(missed, missing.tenant)
-                await anyio.to_thread.run_sync(self.load_keys, missing.tenant)
+                await self._loader.load(missing.tenant)
+
+    async def _confirmed(self, unit: Unit[T], event: AuditEvent | None, foreseen: bytes) -> T:
+        """Run a unit, the first one of a remembered caller only if they are still to be believed."""
+        remembered = standing.get()
+        if remembered is None or remembered.is_confirmed:
+            return await self._writer.run(unit, event, foreseen)
+        try:
+            result = await self._writer.run(unit, event, foreseen, remembered.epoch)
+        except IdentityError as error:
+            remembered.is_confirmed = not isinstance(error, StorageError)
+            raise
+        remembered.is_confirmed = True
+        return result
 
     async def read(self, unit: Unit[T]) -> T:
         """Run a unit that only reads, beside the writer.
@@ -81,20 +100,22 @@ class Vault:
             VaultUnavailable: If the database cannot be read now.
             VaultCorrupt: If it is damaged.
         """
-        return await anyio.to_thread.run_sync(self._read, unit)
-
-    def _read(self, unit: Unit[T]) -> T:
         missed = Counter[str]()
         while True:
             try:
-                with self._readers.connect() as connection:
-                    chain, now = AuditChain(""), self._clock.now()
-                    return unit(Records(connection, self._ring, self._entropy, Caches(), chain, now))
+                return await anyio.to_thread.run_sync(self._read, unit)
             except KeyNotLoaded as missing:
                 _count_miss(missed, missing.tenant)
-                self.load_keys(missing.tenant)
-            except SQLAlchemyError as error:
-                raise storage_failure(error) from None
+                await self._loader.load(missing.tenant)
+
+    def _read(self, unit: Unit[T]) -> T:
+        try:
+            with self._readers.connect() as connection:
+                self._ring.follow(connection.execute(_READ_EPOCH).scalar_one())  # a process that only reads obeys it, too
+                chain, now = AuditChain(""), self._clock.now()
+                return unit(Records(connection, self._ring, self._entropy, Caches(), chain, now))
+        except SQLAlchemyError as error:
+            raise storage_failure(error) from None
 
     async def check_storage(self) -> tuple[int, tuple[str, ...]]:
         """Let the database check its own files.
@@ -116,12 +137,7 @@ class Vault:
             VaultUnavailable: If they cannot be read now.
             VaultCorrupt: If they were changed outside the product.
         """
-        try:
-            with self._readers.connect() as connection:
-                rows = read_wrapped_keys(connection, tenant)
-        except SQLAlchemyError as error:
-            raise storage_failure(error) from None
-        self._ring.load(tenant, rows)
+        self._loader.load_now(tenant)
 
     async def ensure_tenant(self, tenant: str) -> None:
         """See to it that there is a tenant of this name, with a key of its own.
@@ -133,21 +149,20 @@ class Vault:
             return
         key = await anyio.to_thread.run_sync(self._ring.make, tenant, self._entropy)
 
-        def unit(records: Records) -> bool:
-            if tenant in records.list_tenants():
-                return False
-            insert_wrapped_key(records.connection, key, micros(records.now))
-            records.insert_tenant(tenant)
-            return True
+        def unit(records: Records) -> None:
+            if tenant not in records.list_tenants():
+                records.add_key(key)
+                records.insert_tenant(tenant)
 
         for _ in range(_KEY_ATTEMPTS):
             await anyio.to_thread.run_sync(self._ring.load, tenant, [key])
             try:
-                made = await self._writer.run(unit)
+                await self._writer.run(unit)
             except KeyNotLoaded:  # the configuration epoch moved, so the writer dropped it; it is in no row to be read from
                 continue
-            if not made:
-                await anyio.to_thread.run_sync(self.load_keys, tenant)  # another process was first: its key is the tenant's
+            finally:
+                self._ring.drop(tenant)  # whichever is in the database is the tenant's: another process may have been first
+            await self._loader.load(tenant)
             return
         raise VaultUnavailable(_NO_KEYS)
 

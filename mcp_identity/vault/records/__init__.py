@@ -10,6 +10,7 @@ from mcp_identity.vault.records.audit import AuditRecords
 from mcp_identity.vault.records.consents import ConsentRecords
 from mcp_identity.vault.records.grants import GrantRecords
 from mcp_identity.vault.records.issuers import IssuerRecords
+from mcp_identity.vault.records.keys import KeyRecords
 from mcp_identity.vault.records.logins import LoginRecords
 from mcp_identity.vault.records.providers import ProviderRecords
 from mcp_identity.vault.records.releases import ReleaseRecords
@@ -28,6 +29,7 @@ class Records(
     LoginRecords,
     IssuerRecords,
     SigningKeyRecords,
+    KeyRecords,
     ReleaseRecords,
     UserRecords,
     AuditRecords,
