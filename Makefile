@@ -43,11 +43,8 @@ check: $(READY) ## Lint, types, architecture, and the coverage gate on what `mak
 	@$(BIN)/coverage combine --quiet --keep 2>/dev/null || true
 	@$(BIN)/coverage report
 
-bench: $(READY) ## Measure, as ratios within one run
-	@$(BIN)/python benchmarks/startup.py
-	@$(BIN)/python benchmarks/calls.py
-	@$(BIN)/python benchmarks/slow_connections.py
-	@$(BIN)/python benchmarks/calls.py
+bench: $(READY) ## Measure everything, in about 25 minutes (QUICK=1: only see that it runs, in two)
+	@$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick)
 
 serve: $(READY) ## Serve MCP on stdin and stdout
 	@$(BIN)/mcp-identity serve

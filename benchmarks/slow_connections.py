@@ -4,34 +4,27 @@ Our server runs over HTTP. Callers with a workload key call `whoami`, each its n
 alone and then while every slow connection sends one byte of a request at a time. The ratio of the 99th percentiles is what
 counts, and the milliseconds are this machine's.
 
-    python benchmarks/slow_connections.py [--slow 500] [--seconds 10] [--json FILE]
+    python benchmarks/slow_connections.py [--slow 500] [--seconds 10] [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Generator
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from statistics import median, quantiles
 from typing import Any
 
 import anyio
 import httpx2
+from kit.figures import percentile
+from kit.scenario import Scenario, parser, scenario
+from kit.servers import our_server
+from kit.show import Chart, Goal, Table
+from kit.vaults import BenchVault, fill
 
 GOAL_MILLISECONDS = 250
 """The most that a healthy caller may wait at the 99th percentile, beside 500 slow connections."""
 CALLERS = 4
-START_SECONDS = 30
 REQUEST = b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nX-Slow: "
 CALL: dict[str, Any] = {
     "jsonrpc": "2.0",
@@ -57,36 +50,6 @@ class Figures:
     median: float
     p99: float
     longest: float
-
-
-def free_port() -> int:
-    """A port of this machine that nobody uses now."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
-@contextlib.contextmanager
-def serving(home: str) -> Generator[tuple[int, str]]:
-    """Run our server over HTTP with one workload; its port, and the workload's key."""
-    port = free_port()
-    environment = os.environ | {"MCP_IDENTITY_HOME": home, "MCP_IDENTITY_CALLS_PER_SECOND": "100000"}
-    ours = [sys.executable, "-m", "mcp_identity"]
-    created = subprocess.run(
-        [*ours, "workloads", "create", "bench", "--issue-key"], env=environment, check=True, capture_output=True, text=True
-    )
-    key = next(word for word in created.stdout.split() if word.startswith("mid_wk_"))
-    with subprocess.Popen([*ours, "serve", "--transport", "http", "--port", str(port)], env=environment) as server:
-        try:
-            with httpx2.Client(trust_env=False) as client:
-                for _ in range(START_SECONDS * 10):
-                    with contextlib.suppress(httpx2.HTTPError):
-                        if client.get(f"http://127.0.0.1:{port}/readyz").is_success:
-                            break
-                    time.sleep(0.1)
-            yield port, key
-        finally:
-            server.send_signal(signal.SIGTERM)
 
 
 async def call_for(port: int, key: str, seconds: float) -> list[float]:
@@ -145,27 +108,46 @@ async def measure(port: int, key: str, slow: int, seconds: float) -> dict[str, l
 def figures(seconds: list[float]) -> Figures:
     """Number, median, 99th percentile and longest."""
     milliseconds = [each * 1000 for each in seconds]
-    return Figures(len(milliseconds), median(milliseconds), quantiles(milliseconds, n=100)[-1], max(milliseconds))
+    return Figures(len(milliseconds), percentile(milliseconds, 50), percentile(milliseconds, 99), max(milliseconds))
+
+
+def conclude(measured: Scenario, taken: dict[str, list[float]]) -> None:
+    """Make the table, the goal and the chart."""
+    found = {name: figures(each) for name, each in taken.items()}
+    rows: list[list[str]] = []
+    for name, each in found.items():
+        rows.append([name, f"{each.calls:,}", *(f"{cell:.1f}" for cell in (each.median, each.p99, each.longest))])
+    measured.tables.append(Table("whoami over HTTP", ["", "calls", "p50 ms", "p99 ms", "longest ms"], rows))
+    *_, beside = found.values()
+    what = "the 99th percentile of healthy callers beside slow connections"
+    measured.goals.append(Goal(what, GOAL_MILLISECONDS, beside.p99, at_least=False, unit=" ms"))
+    measured.data.extend({"phase": name, **asdict(each)} for name, each in found.items())
+    series = {"p50": [each.median for each in found.values()], "p99": [each.p99 for each in found.values()]}
+    title = "Healthy callers of whoami, alone and beside slow connections"
+    measured.charts.append(Chart("slow-connections", title, "milliseconds", list(found), series))
 
 
 def main() -> None:
-    """Measure, print a table, and write the figures down if asked."""
-    parser = argparse.ArgumentParser(description="The latency of healthy callers beside slow connections, as a ratio.")
-    parser.add_argument("--slow", type=int, default=500, help="slow connections (default: 500)")
-    parser.add_argument("--seconds", type=float, default=10, help="of each of the two phases (default: 10)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home, serving(home) as (port, key):
-        found = {name: figures(taken) for name, taken in anyio.run(measure, port, key, options.slow, options.seconds).items()}
-    alone, beside = found.values()
-    print(f"{'whoami over HTTP, ms':<34}{'calls':>8}{'median':>8}{'p99':>8}{'longest':>9}")
-    for name, each in found.items():
-        print(f"{name:<34}{each.calls:>8}{each.median:>8.1f}{each.p99:>8.1f}{each.longest:>9.1f}")
-    ratio = beside.p99 / alone.p99
-    print(f"ratio {ratio:.2f} of the 99th percentiles; the goal is a 99th percentile below {GOAL_MILLISECONDS} ms")
-    if options.json:
-        report = {"ratio": ratio, "goal_milliseconds": GOAL_MILLISECONDS, "slow": options.slow}
-        options.json.write_text(json.dumps(report | {name: asdict(each) for name, each in found.items()}, indent=2) + "\n")
+    """Measure, print, keep."""
+    options = parser("The latency of healthy callers beside slow connections, as a ratio.")
+    options.add_argument("--slow", type=int, default=500, help="slow connections (default: 500)")
+    options.add_argument("--seconds", type=float, default=10, help="of each of the two phases (default: 10)")
+    given = options.parse_args()
+    if given.quick:
+        given.slow, given.seconds = 20, 0.5
+    with scenario(
+        given,
+        "slow_connections",
+        "Slow connections",
+        (__doc__ or "").partition("\n\n")[2].partition("\n\n")[0],
+        postgresql=False,
+        slow_connections=given.slow,
+        seconds_of_a_phase=given.seconds,
+    ) as measured:
+        vault = BenchVault(measured.folder / "home")
+        anyio.run(fill, vault, 1)
+        with our_server(vault, "http") as server:
+            conclude(measured, anyio.run(measure, server.port, vault.keys[0], given.slow, given.seconds))
 
 
 if __name__ == "__main__":

@@ -34,8 +34,10 @@ def draw_chart(chart: Chart, folder: Path, footer: str) -> Path:
     each = _WIDTH / len(chart.series)
     for place, (name, values) in enumerate(chart.series.items()):
         at = [group - _WIDTH / 2 + each * (place + 0.5) for group in range(len(values))]
-        bars = axes.bar(at, values, each * 0.92, label=name, color=_COLOURS[place % len(_COLOURS)], zorder=2)
-        axes.bar_label(bars, [number(value) for value in values], fontsize=7, padding=2, color=_INK)
+        axes.bar(at, values, each * 0.92, label=name, color=_COLOURS[place % len(_COLOURS)], zorder=2)
+        tops = chart.high.get(name, values)
+        for x, top, value in zip(at, tops, values, strict=True):
+            axes.annotate(number(value), (x, top), (0, 3), textcoords="offset points", ha="center", fontsize=7, color=_INK)
         if name in chart.low:
             errors = [
                 [value - low for value, low in zip(values, chart.low[name], strict=True)],
@@ -50,16 +52,17 @@ def draw_chart(chart: Chart, folder: Path, footer: str) -> Path:
     axes.set_xticks(range(len(chart.groups)), chart.groups, fontsize=8)
     axes.set_ylabel(chart.unit, fontsize=8, color=_INK)
     axes.tick_params(axis="y", labelsize=8, colors=_INK)
-    axes.set_title(chart.title, fontsize=10, loc="left", color=_INK, pad=10)
+    axes.set_title(chart.title, fontsize=10, loc="left", color=_INK, pad=28 if len(chart.series) > 1 else 10)
     if chart.logarithmic:
         axes.set_yscale("log")
     else:
-        axes.set_ylim(0, 1.16 * _top(chart))
+        axes.set_ylim(0, 1.08 * _top(chart))
     axes.grid(axis="y", color=_FAINT, linewidth=0.6, zorder=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     if len(chart.series) > 1:
-        axes.legend(fontsize=8, frameon=False, loc="upper left", ncols=len(chart.series))
+        places = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.4, "handlelength": 1.2}
+        axes.legend(fontsize=8, frameon=False, ncols=len(chart.series), **places)
     figure.text(0.01, 0.01, footer, fontsize=6.5, color="#6b7785")
     figure.tight_layout(rect=(0, 0.03, 1, 1))
     path = folder / f"{chart.name}.png"

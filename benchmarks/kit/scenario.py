@@ -13,7 +13,7 @@ from typing import Any
 
 from kit.databases import KINDS, DatabaseKind, Databases, databases
 from kit.machine import Disk, disk, machine
-from kit.show import RESULTS, Chart, Goal, Result, Table, console, show
+from kit.show import Chart, Goal, Result, Table, console, results_folder, show
 
 ROUNDS = 5
 SEED = 20_260_728
@@ -60,7 +60,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     options.add_argument("--quick", action="store_true", help="a smoke run of a few seconds; its figures mean nothing")
     options.add_argument("--database", choices=KINDS, action="append", help="measure on this one only (default: both)")
     options.add_argument("--rounds", type=int, default=ROUNDS, help=f"runs of each kind (default: {ROUNDS})")
-    options.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="where JSON and charts go")
+    options.add_argument("--results", type=Path, default=None, metavar="FOLDER", help="where JSON and charts go")
     options.add_argument("--folder", type=Path, default=None, help="where vaults are made (default: the temporary folder)")
     options.add_argument("--no-chart", action="store_true", help="write JSON alone")
     return options
@@ -105,4 +105,4 @@ def scenario(
             charts=running.charts,
             data=running.data,
         )
-    show(result, options.results, draw=not options.no_chart)
+    show(result, options.results or results_folder(quick=options.quick), draw=not options.no_chart)

@@ -19,7 +19,12 @@ from kit import ROOT
 from kit.machine import Disk, Machine
 
 RESULTS = ROOT / "benchmarks" / "results"
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+console: Console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def results_folder(*, quick: bool) -> Path:
+    """Where figures go; those of a smoke run do not take the place of real ones."""
+    return RESULTS / "quick" if quick else RESULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +132,14 @@ class Result:
     data: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
-def show(result: Result, folder: Path = RESULTS, *, draw: bool = True) -> None:
+def show(result: Result, folder: Path, *, draw: bool = True) -> None:
     """Print the tables, and write JSON and charts into a folder."""
     said = "  [yellow](smoke run: the figures mean nothing)[/yellow]" if result.quick else ""
     console.print(f"\n[bold]{result.title}[/bold]{said}")
     for table in result.tables:
-        console.print(_rich(table.title, table.columns, table.rows))
+        console.print(rich_table(table.title, table.columns, table.rows))
     if result.goals:
-        console.print(_rich("Goals", ["what", "goal", "measured", ""], [goal_row(goal) for goal in result.goals]))
+        console.print(rich_table("Goals", ["what", "goal", "measured", ""], [goal_row(goal) for goal in result.goals]))
     for line in circumstances(result):
         console.print(f"[dim]{line}", soft_wrap=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +189,8 @@ def describe(parameters: dict[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in parameters.items())
 
 
-def _rich(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
+def rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
+    """A table for a terminal; the first column names the row."""
     table = RichTable(title=title, title_justify="left", title_style="")
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place == 0 or not column else "right", overflow="fold")
