@@ -1,8 +1,8 @@
 """Write what was measured into docs/performance.md, and its charts beside it.
 
 The document is written by people; between its markers stand tables and charts that are made of the JSON of the last run, and
-nothing else is touched. A marker names a scenario: `<!-- figures: in_process -->` to `<!-- end -->`; `goals` is the table of all
-goals, `machine` where it was all measured. A smoke run is no figure and is refused.
+nothing else is touched. A marker names a scenario: `<!-- figures: in_process -->` to `<!-- end -->`; `goals` is the table of
+all goals, `machine` where it was all measured. A smoke run is no figure and is refused.
 
     python benchmarks/report.py [--results FOLDER]
 """
@@ -107,10 +107,10 @@ def main() -> None:
     given = options.parse_args()
     results = {path.stem: load(path) for path in sorted(given.results.glob("*.json"))}
     smoke = sorted(name for name, result in results.items() if result.quick)
-    if not results or (smoke and not given.allow_quick):
-        sys.exit(
-            f"only smoke runs: {', '.join(smoke)}; run `make bench` first" if smoke else "nothing was measured yet: make bench"
-        )
+    if not results:
+        sys.exit("nothing was measured yet; run `make bench` first")
+    if smoke and not given.allow_quick:
+        sys.exit(f"these were only smoke runs: {', '.join(smoke)}; run `make bench` first")
     missing = write(results, given.document)
     print(f"wrote {len(results)} scenarios into {given.document}")
     if missing:

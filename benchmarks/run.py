@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kit.show import RESULTS, Goal, console, goal_row, rich_table
+from kit.show import Goal, console, goal_row, results_folder, rich_table
 
 SCENARIOS: dict[str, float] = {
     "startup": 1.5,
@@ -53,24 +53,24 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="a smoke run of a minute or two; its figures mean nothing")
     options.add_argument("--only", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), help="these alone")
     options.add_argument("--skip", nargs="+", choices=SCENARIOS, default=[], help="all but these")
-    options.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="where JSON and charts go")
+    options.add_argument("--results", type=Path, default=None, metavar="FOLDER", help="where JSON and charts go")
     given = options.parse_args()
     names = [name for name in SCENARIOS if name in given.only and name not in given.skip]
+    results: Path = given.results or results_folder(quick=given.quick)
     begun, done = time.monotonic(), list[str]()
     for place, name in enumerate(names, 1):
         left = sum(SCENARIOS[each] for each in names[place - 1 :])
         about = "" if given.quick else f", about {left:.0f} minutes to go"
         console.rule(f"{place} of {len(names)}: {name}{about}", align="left")
-        if run(name, given.results, quick=given.quick):
+        if run(name, results, quick=given.quick):
             done.append(name)
         else:
             console.print(f"[red]{name} failed")
-    rows = [goal_row(goal) for goal in goals(given.results, done)]
+    rows = [goal_row(goal) for goal in goals(results, done)]
     console.rule("all of it", align="left")
     console.print(rich_table("what was hoped for, and what came", ["what", "goal", "measured", ""], rows))
-    console.print(
-        f"{len(done)} of {len(names)} scenarios in {(time.monotonic() - begun) / 60:.1f} minutes; figures in {given.results}"
-    )
+    minutes = (time.monotonic() - begun) / 60
+    console.print(f"{len(done)} of {len(names)} scenarios in {minutes:.1f} minutes; figures in {results}", soft_wrap=True)
     if not given.quick and len(done) == len(names):
         console.print("python benchmarks/report.py writes them into docs/performance.md")
     sys.exit(len(done) != len(names))
