@@ -30,6 +30,11 @@ def check_context(vault_id: str) -> WrapContext:
     return WrapContext(vault_id, VAULT, 1, "check")
 
 
+def new_check(backend: KeyBackend, vault_id: str) -> bytes:
+    """What tells at every start whether a key-encryption key is the vault's."""
+    return backend.wrap(_CHECK, check_context(vault_id))
+
+
 def new_vault(backend: KeyBackend, clock: Clock, entropy: Entropy) -> Change:
     """What fills an empty database with a vault that has nothing in it.
 
@@ -47,7 +52,7 @@ def new_vault(backend: KeyBackend, clock: Clock, entropy: Entropy) -> Change:
         "minimum_writer": WRITER_VERSION,
         "configuration_epoch": 1,
         "key_id": backend.key_id,
-        "key_check": backend.wrap(_CHECK, check_context(vault_id)),
+        "key_check": new_check(backend, vault_id),
         "created_at": micros(now),
     }
 

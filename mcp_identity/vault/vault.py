@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from collections import Counter
 from hashlib import sha256
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio.to_thread
 from sqlalchemy import Engine, select
@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.clock import Clock, Entropy
-from mcp_identity.domain.errors import IdentityError, StorageError, VaultUnavailable
+from mcp_identity.domain.errors import VaultUnavailable
 from mcp_identity.domain.identity import DEFAULT_TENANT
 from mcp_identity.domain.provider import CredentialProvider
 from mcp_identity.domain.standing import standing
@@ -27,6 +27,9 @@ from mcp_identity.vault.records.base import Caches, table
 from mcp_identity.vault.records.chain import AuditChain
 from mcp_identity.vault.stores.store import Store
 from mcp_identity.vault.writer import Unit, Writer
+
+if TYPE_CHECKING:
+    from mcp_identity.vault.key_life import KeyLife
 
 T = TypeVar("T")
 _PROOF_VERSION = b"1"
@@ -61,6 +64,10 @@ class Vault:
         """The configuration epoch, as far as this process has seen: what was read under another one may have changed."""
         return self._writer.epoch
 
+    def recent_epoch(self, seconds: float) -> int | None:
+        """The configuration epoch, if this process has looked at it within so many seconds; else None."""
+        return self._writer.epoch if self._clock.monotonic() - self._writer.looked_at <= seconds else None
+
     def recall_provider(self, tenant: str, name: str) -> CredentialProvider | None:
         """A provider as the writer last decoded it; whoever acts on it checks it in a unit."""
         stored = self._writer.caches.providers.get((tenant, name))
@@ -75,23 +82,13 @@ class Vault:
         missed = Counter[str]()  # a unit may need the keys of many tenants, one after another
         while True:
             try:
-                return await self._confirmed(unit, event, foreseen)
+                remembered = standing.get()
+                if remembered is not None and remembered.is_confirmed:
+                    remembered = None
+                return await self._writer.run(unit, event, foreseen, remembered)
             except KeyNotLoaded as missing:
                 _count_miss(missed, missing.tenant)
                 await self._loader.load(missing.tenant)
-
-    async def _confirmed(self, unit: Unit[T], event: AuditEvent | None, foreseen: bytes) -> T:
-        """Run a unit, the first one of a remembered caller only if they are still to be believed."""
-        remembered = standing.get()
-        if remembered is None or remembered.is_confirmed:
-            return await self._writer.run(unit, event, foreseen)
-        try:
-            result = await self._writer.run(unit, event, foreseen, remembered.epoch)
-        except IdentityError as error:
-            remembered.is_confirmed = not isinstance(error, StorageError)
-            raise
-        remembered.is_confirmed = True
-        return result
 
     async def read(self, unit: Unit[T]) -> T:
         """Run a unit that only reads, beside the writer.
@@ -165,6 +162,12 @@ class Vault:
             await self._loader.load(tenant)
             return
         raise VaultUnavailable(_NO_KEYS)
+
+    def key_life(self) -> KeyLife:
+        """What operators do with the keys."""
+        from mcp_identity.vault.key_life import KeyLife
+
+        return KeyLife(self, self._ring, self._store, self._entropy)
 
     def derived_key(self, purpose: str) -> bytes:
         """A 32-byte key of this vault for one purpose."""

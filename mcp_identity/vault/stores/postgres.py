@@ -94,6 +94,9 @@ class PostgresStore:
         del process_id
         return False
 
+    def checkpoint(self) -> None:
+        """Nothing: there is one truth, wherever it is kept."""
+
     def damage(self, connection: Connection) -> tuple[str, ...]:
         """How many pages PostgreSQL has met whose checksum was wrong; it tells what it met, and looks through nothing."""
         query = "SELECT checksum_failures FROM pg_catalog.pg_stat_database WHERE datname = pg_catalog.current_database()"

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import NullPool, QueuePool
 
+from mcp_identity.domain.errors import VaultUnavailable
 from mcp_identity.vault.locks import ProcessLocks
 
 WAIT_SECONDS = 5.0
@@ -55,6 +56,15 @@ class SqliteStore:
     def is_dead(self, process_id: str) -> bool:
         """Whether the process of this id is known to have ended: its lock file is free."""
         return self._locks.is_dead(process_id)
+
+    def checkpoint(self) -> None:
+        """Bring the journal into the file, and overwrite what was in it."""
+        uri = f"{self._path.absolute().as_uri()}?mode=rw"
+        with contextlib.closing(sqlite3.connect(uri, self._wait_seconds, isolation_level=None, uri=True)) as connection:
+            connection.execute("PRAGMA secure_delete=ON")
+            busy: int = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            raise VaultUnavailable("others read the vault without a pause; run the command again")
 
     def damage(self, connection: Connection) -> tuple[str, ...]:
         """What SQLite's own check finds, at most ten lines of it."""

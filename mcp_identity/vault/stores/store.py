@@ -48,6 +48,14 @@ class Store(Protocol):
         """Whether the process of this id is known to have ended; False where nobody can know."""
         ...
 
+    def checkpoint(self) -> None:
+        """See to it that what is committed stands where it is read first when the vault is opened.
+
+        Raises:
+            VaultUnavailable: If others keep the database too busy for it.
+        """
+        ...
+
     def damage(self, connection: Connection) -> tuple[str, ...]:
         """What the database itself finds damaged in its files; empty for an intact one."""
         ...
