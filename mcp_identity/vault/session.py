@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Generator
 from typing import Any
 
-from sqlalchemy import Connection, Transaction, event
+from sqlalchemy import Connection, ExceptionContext, Transaction, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcp_identity.vault.failures import TransactionLost
@@ -36,6 +36,8 @@ class Session:
         self._may_change = self._in_unit = self._marked = False
         self._changing: Callable[[], object] = bool
         event.listen(connection, "before_cursor_execute", self._before)
+        if not event.contains(connection.engine, "handle_error", _keep_connection):
+            event.listen(connection.engine, "handle_error", _keep_connection)
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -103,3 +105,9 @@ class Session:
     def _say(self, words: str) -> None:
         driver: Any = self.connection.connection.driver_connection
         driver.execute(words)
+
+
+def _keep_connection(context: ExceptionContext) -> None:
+    """What is no `Exception` makes SQLAlchemy give up the connection; ours says nothing about it."""
+    if isinstance(context.original_exception, NeedsItsOwnTransaction):
+        context.is_disconnect = False
