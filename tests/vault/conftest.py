@@ -1,4 +1,7 @@
-"""Vaults for tests: made once, copied for each."""
+"""Vaults for tests: made once for each database, copied for each test.
+
+Whatever uses `home` runs on both databases; what is about SQLite's files, or looks into them, is marked `sqlite`.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,29 @@ import pytest
 
 from mcp_identity.vault.vault import Vault, open_vault
 from tests.fakes.clock import FakeClock, SystemEntropy
-from tests.vault.faults import Faults
-from tests.vault.kit import Seeded, location, seed
+from tests.fakes.postgres import Database, postgres
+from tests.vault.faults import Faults, faults_of
+from tests.vault.kit import Place, Seeded, location, seed
 
 Opener = Callable[[], Vault]
+STORES = ("sqlite", "postgresql")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Know the mark."""
+    config.addinivalue_line("markers", "sqlite: about SQLite's files; runs on no other database")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what needs a vault on every database."""
+    if "store" in metafunc.fixturenames and metafunc.definition.get_closest_marker("sqlite") is None:
+        metafunc.parametrize("store", STORES, indirect=True)
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest) -> str:
+    """Which database this test runs on."""
+    return getattr(request, "param", STORES[0])
 
 
 @pytest.fixture(scope="session")
@@ -24,10 +46,31 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.fixture(scope="session")
+def made_on_postgres(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Database]:
+    """The same on PostgreSQL: the folder of its key, and its database."""
+    home, database = tmp_path_factory.mktemp("made") / "home", postgres().create_database()
+    open_vault(location(home, database=database), FakeClock(), SystemEntropy()).close()
+    return home, database
+
+
 @pytest.fixture
-def home(made: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
+def home(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of the folder."""
+    made: Path = request.getfixturevalue("made") if store == STORES[0] else request.getfixturevalue("made_on_postgres")[0]
     return shutil.copytree(made, tmp_path / "home")
+
+
+@pytest.fixture
+def database(store: str, home: Path, request: pytest.FixtureRequest) -> Generator[Place]:
+    """The database of this test's vault."""
+    if store == STORES[0]:
+        yield home / "vault.db"
+        return
+    made: tuple[Path, Database] = request.getfixturevalue("made_on_postgres")
+    copy = made[1].copy()
+    yield copy
+    copy.drop()
 
 
 @pytest.fixture
@@ -37,12 +80,12 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def opener(home: Path, clock: FakeClock) -> Generator[Opener]:
+def opener(home: Path, database: Place, clock: FakeClock) -> Generator[Opener]:
     """Opens the vault of this test, any number of times, as so many processes."""
     opened: list[Vault] = []
 
     def opening() -> Vault:
-        opened.append(open_vault(location(home, wait=0.05), clock, SystemEntropy()))
+        opened.append(open_vault(location(home, database=database, wait=0.05), clock, SystemEntropy()))
         return opened[-1]
 
     yield opening
@@ -57,15 +100,9 @@ def vault(opener: Opener) -> Vault:
 
 
 @pytest.fixture
-def database(home: Path) -> Path:
-    """The file of this test's vault."""
-    return home / "vault.db"
-
-
-@pytest.fixture
-def faults(vault: Vault, database: Path) -> Faults:
+def faults(vault: Vault, database: Place) -> Faults:
     """What can be broken below its writer."""
-    return Faults(vault, database)
+    return faults_of(vault, database)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,18 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+import psycopg
+import psycopg.errors
 from sqlalchemy import event
 
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.vault import Vault
-from tests.vault.kit import behind_its_back
+from tests.fakes.postgres import Database
+from tests.vault.kit import Place, behind_its_back
 
 
-class Faults:
+class Faults(ABC):
     """The faults of one vault's writer, and what is counted there.
 
     Attributes:
@@ -33,16 +37,13 @@ class Faults:
         fail_after_commit: Raised although the commit stands, once.
     """
 
-    def __init__(self, vault: Vault, database: Path) -> None:
+    def __init__(self, vault: Vault) -> None:
         """Nothing is broken yet."""
         self.commits = 0
         self.connections = 0
         self.fail_commit: Exception | None = None
         self.fail_after_commit: Exception | None = None
-        self._pragmas: tuple[str, ...] = ()
-        self._connection: sqlite3.Connection | None = None
         engine = vault._writer._engine
-        self._database = database
         commit: Callable[[Any], None] = engine.dialect.do_commit
 
         def do_commit(dbapi_connection: Any) -> None:
@@ -58,21 +59,63 @@ class Faults:
         engine.dialect.do_commit = do_commit
 
         @event.listens_for(engine, "connect")
-        def _connected(connection: sqlite3.Connection, _record: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+        def _connected(connection: Any, _record: Any) -> None:  # pyright: ignore[reportUnusedFunction]
             self.connections += 1
-            self._connection = connection
-            self._set(*self._pragmas)
+            self.on_connection(connection)
 
+    @abstractmethod
+    def on_connection(self, connection: Any) -> None:
+        """The writer has made a connection."""
+
+    @abstractmethod
+    def disk_error(self) -> Exception:
+        """What the driver raises when the disk fails."""
+
+    @abstractmethod
     def fill_disk(self) -> None:
         """The next page that the database needs is not there."""
+
+    @abstractmethod
+    def read_only(self) -> None:
+        """The database takes no more writes."""
+
+    @abstractmethod
+    def mend(self) -> None:
+        """Everything works again."""
+
+    @abstractmethod
+    def break_audit(self) -> None:
+        """No row can be added to the trail."""
+
+    @abstractmethod
+    def mend_audit(self) -> None:
+        """The trail takes rows again."""
+
+
+class SqliteFaults(Faults):
+    """The same for a vault in a file."""
+
+    def __init__(self, vault: Vault, database: Path) -> None:
+        """Nothing is broken yet."""
+        self._pragmas: tuple[str, ...] = ()
+        self._connection: sqlite3.Connection | None = None
+        self._database = database
+        super().__init__(vault)
+
+    def on_connection(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._set(*self._pragmas)
+
+    def disk_error(self) -> sqlite3.OperationalError:
+        return disk_error()
+
+    def fill_disk(self) -> None:
         self._set("max_page_count = 1")
 
     def read_only(self) -> None:
-        """The database takes no more writes."""
         self._set("query_only = ON")
 
     def mend(self) -> None:
-        """Everything works again."""
         self._set("max_page_count = 1073741823", "query_only = OFF")
 
     def _set(self, *pragmas: str) -> None:
@@ -83,14 +126,54 @@ class Faults:
                     self._connection.execute(f"PRAGMA {pragma}")
 
     def break_audit(self) -> None:
-        """No row can be added to the trail."""
         behind_its_back(
             self._database, "CREATE TRIGGER no_audit BEFORE INSERT ON audit_events BEGIN SELECT RAISE(ABORT, 'no'); END"
         )
 
     def mend_audit(self) -> None:
-        """The trail takes rows again."""
         behind_its_back(self._database, "DROP TRIGGER no_audit")
+
+
+class PostgresFaults(Faults):
+    """The same on PostgreSQL: each fault is the error that the server raises for it, out of a trigger on what is written."""
+
+    def __init__(self, vault: Vault, database: Database) -> None:
+        """Nothing is broken yet."""
+        self._database = database
+        super().__init__(vault)
+
+    def on_connection(self, connection: Any) -> None:
+        del connection
+
+    def disk_error(self) -> psycopg.Error:
+        return psycopg.errors.IoError("could not fsync file")
+
+    def fill_disk(self) -> None:
+        self._break("53100", "workload_identities", "audit_events", "settings")
+
+    def read_only(self) -> None:
+        self._break("25006", "workload_identities", "audit_events", "settings")
+
+    def mend(self) -> None:
+        self._database.execute("DROP FUNCTION IF EXISTS public.fail CASCADE")
+
+    def break_audit(self) -> None:
+        self._break("P0001", "audit_events")
+
+    def mend_audit(self) -> None:
+        self.mend()
+
+    def _break(self, code: str, *tables: str) -> None:
+        fail = f"BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END"
+        self._database.execute(
+            f"CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$ {fail} $$",
+            *(f"CREATE TRIGGER fail BEFORE INSERT ON {table} EXECUTE FUNCTION public.fail()" for table in tables),
+        )
+
+
+def faults_of(vault: Vault, database: Place) -> Faults:
+    """The faults of a vault, whatever it is in."""
+    return PostgresFaults(vault, database) if isinstance(database, Database) else SqliteFaults(vault, database)
 
 
 def disk_error() -> sqlite3.OperationalError:

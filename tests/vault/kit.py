@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
@@ -23,11 +24,14 @@ from mcp_identity.domain.provider import (
     ProviderKind,
     Release,
 )
+from mcp_identity.settings import read_secret
 from mcp_identity.vault.kms.choosing import KeySource
 from mcp_identity.vault.opening import VaultLocation
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.consents import Attempt
+from mcp_identity.vault.stores.postgres_url import parse_url
 from tests.fakes.clock import START
+from tests.fakes.postgres import Database
 
 ALICE = User("https://idp.example", "alice", UserKind.OIDC, "Alice")
 MALLORY = User("https://idp.example", "mallory", UserKind.OIDC, "Mallory")
@@ -46,8 +50,15 @@ EVENT = AuditEvent(
 _numbers = count(1)
 
 
-def location(home: Path, *, key: KeySource | None = None, database: Path | None = None, wait: float = 5.0) -> VaultLocation:
+Place = Path | Database
+"""Where a vault is: a file, or a database on PostgreSQL."""
+
+
+def location(home: Path, *, key: KeySource | None = None, database: Place | None = None, wait: float = 5.0) -> VaultLocation:
     """A folder, as a process that has just started sees it."""
+    if isinstance(database, Database):
+        address = parse_url(database.url, read_secret)
+        return VaultLocation(home, key, f"process-{next(_numbers)}", None, wait, address)
     return VaultLocation(home, key, f"process-{next(_numbers)}", database, wait)
 
 
@@ -179,8 +190,13 @@ def seed(records: Records) -> Seeded:
     )
 
 
-def behind_its_back(database: Path, *statements: str | tuple[str, tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Edit or read the database as somebody who holds the file, and not the key; the rows of the last statement."""
+def behind_its_back(database: Place, *statements: str | tuple[str, tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Edit or read the database as somebody who holds it, and not the key; the rows of the last statement.
+
+    Values stand for ``?``; bytes of zeros are ``zeroblob(<count>)``, on both databases.
+    """
+    if isinstance(database, Database):
+        return database.execute(*map(_for_postgres, statements))
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         connection.execute("PRAGMA foreign_keys=OFF")
         rows: list[tuple[Any, ...]] = []
@@ -188,6 +204,12 @@ def behind_its_back(database: Path, *statements: str | tuple[str, tuple[Any, ...
             text, values = (statement, ()) if isinstance(statement, str) else statement
             rows = connection.execute(text, values).fetchall()
         return rows
+
+
+def _for_postgres(statement: str | tuple[str, tuple[Any, ...]]) -> str | tuple[str, tuple[Any, ...]]:
+    text, values = (statement, ()) if isinstance(statement, str) else statement
+    text = re.sub(r"zeroblob\((\d+)\)", r"decode(repeat('00', \1), 'hex')", text)
+    return (text.replace("?", "%s"), values) if values else text
 
 
 def fingerprint(folder: Path) -> dict[str, str]:

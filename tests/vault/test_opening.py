@@ -17,6 +17,8 @@ from tests.fakes.clock import SystemEntropy
 from tests.vault.kit import behind_its_back, location
 from tests.vault.starts import env_key, opened, posix, refusal, start, write_key
 
+pytestmark = pytest.mark.sqlite  # about a file, its folder and its journal; for the rest: test_postgres_opening.py
+
 # --- what does not fit together ---------------------------------------------------------------------------------------
 
 

@@ -111,6 +111,7 @@ async def test_what_was_written_is_read(filled: Vault) -> None:
     await filled.read(unit)
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("table", READERS)
 async def test_no_column_can_be_edited(filled: Vault, home: Path, table: str) -> None:
     read = READERS[table]

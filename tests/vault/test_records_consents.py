@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
@@ -22,7 +21,18 @@ from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.consents import KEPT
 from mcp_identity.vault.vault import Vault
 from tests.fakes.clock import START, FakeClock
-from tests.vault.kit import ALICE, MALLORY, Seeded, attempt, behind_its_back, consent_request, consent_session, digest, seed
+from tests.vault.kit import (
+    ALICE,
+    MALLORY,
+    Place,
+    Seeded,
+    attempt,
+    behind_its_back,
+    consent_request,
+    consent_session,
+    digest,
+    seed,
+)
 
 T = TypeVar("T")
 S = ConsentState
@@ -177,13 +187,13 @@ async def test_no_button_is_there_for_a_session_that_is_gone(vault: Vault, seede
     assert not await vault.run(lambda records: records.start_attempt(consent_session(seeded.agent), attempt()))
 
 
-async def test_a_state_that_was_moved_to_another_session_is_refused(vault: Vault, seeded: Seeded, home: Path) -> None:
+async def test_a_state_that_was_moved_to_another_session_is_refused(vault: Vault, seeded: Seeded, database: Place) -> None:
     for name in "ab":
         session = await insert(vault, consent_session(seeded.agent, name))
         await vault.run(lambda records, name=name, session=session: records.start_attempt(session, attempt(name)))
     swap = "UPDATE consent_sessions SET state_hash = ? WHERE id = ?"
     behind_its_back(
-        home / "vault.db",
+        database,
         (swap, (b"aside", "a" * 43)),
         (swap, (attempt("a").state_hash, "b" * 43)),
         (swap, (attempt("b").state_hash, "a" * 43)),
@@ -197,9 +207,10 @@ async def test_a_state_that_was_moved_to_another_session_is_refused(vault: Vault
 # --- legal and illegal steps ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sqlite  # what follows below takes the same steps on both, in any order
 @pytest.mark.parametrize("state", list(S))
 @pytest.mark.parametrize("step", STEPS)
-async def test_only_a_legal_step_is_taken(vault: Vault, seeded: Seeded, home: Path, state: S, step: str) -> None:
+async def test_only_a_legal_step_is_taken(vault: Vault, seeded: Seeded, database: Place, state: S, step: str) -> None:
     session = await insert(vault, consent_session(seeded.agent))
     await bring_to(vault, session, state)
     before = await find(vault, session)
@@ -211,7 +222,7 @@ async def test_only_a_legal_step_is_taken(vault: Vault, seeded: Seeded, home: Pa
         assert after == before
     if after.state in FINAL_STATES:
         cells = "SELECT attempt_sealed, state_hash, code FROM consent_sessions"
-        assert behind_its_back(home / "vault.db", cells) == [(None, None, None)]
+        assert behind_its_back(database, cells) == [(None, None, None)]
     if legal and step == "complete":
         assert after.grant_id == "grant"
     if legal and step == "deny":
@@ -222,12 +233,12 @@ async def test_only_a_legal_step_is_taken(vault: Vault, seeded: Seeded, home: Pa
 
 
 async def test_a_code_waits_sealed_under_a_name_of_its_own_and_is_taken_once(
-    vault: Vault, seeded: Seeded, home: Path, clock: FakeClock
+    vault: Vault, seeded: Seeded, database: Place, clock: FakeClock
 ) -> None:
     session = await insert(vault, consent_session(seeded.agent))
     await bring_to(vault, session, S.RECEIVED)
     cells = "SELECT state_hash, attempt_sealed IS NULL, code FROM consent_sessions"
-    ((state_hash, attempt_is_gone, code),) = behind_its_back(home / "vault.db", cells)
+    ((state_hash, attempt_is_gone, code),) = behind_its_back(database, cells)
     assert (state_hash, attempt_is_gone) == (None, 0)
     assert b"canary" not in code
     found, received = must(await vault.read(lambda records: records.find_completion(completion(session))))
@@ -261,11 +272,11 @@ async def test_a_code_that_nobody_takes_expires_after_a_minute(vault: Vault, see
 
 
 @pytest.mark.parametrize("state", [S.RECEIVED, S.PENDING])
-async def test_a_state_that_was_put_there_makes_no_code(vault: Vault, seeded: Seeded, home: Path, state: S) -> None:
+async def test_a_state_that_was_put_there_makes_no_code(vault: Vault, seeded: Seeded, database: Place, state: S) -> None:
     session = await insert(vault, consent_session(seeded.agent))
     await bring_to(vault, session, S.RECEIVED)
     await vault.run(lambda records: records.take_code(session))
-    behind_its_back(home / "vault.db", ("UPDATE consent_sessions SET state = ?", (state.value,)))
+    behind_its_back(database, ("UPDATE consent_sessions SET state = ?", (state.value,)))
     if state is S.RECEIVED:
         with pytest.raises(VaultCorrupt):
             await vault.read(lambda records: records.find_completion(completion(session)))
@@ -279,9 +290,11 @@ class Sessions(RuleBasedStateMachine):
 
     sessions = Bundle("sessions")
 
-    def __init__(self, portal: BlockingPortal, vault: Vault, clock: FakeClock, agent: WorkloadIdentity, home: Path) -> None:
+    def __init__(
+        self, portal: BlockingPortal, vault: Vault, clock: FakeClock, agent: WorkloadIdentity, database: Place
+    ) -> None:
         super().__init__()
-        self.portal, self.vault, self.clock, self.agent, self.home = portal, vault, clock, agent, home
+        self.portal, self.vault, self.clock, self.agent, self.database = portal, vault, clock, agent, database
         self.model: dict[str, tuple[S, float, float]] = {}
         self.run(lambda records: records.delete_provider_sessions(DEFAULT_TENANT, "row-github"))
 
@@ -341,7 +354,7 @@ class Sessions(RuleBasedStateMachine):
     @invariant()
     def the_vault_says_what_the_table_says(self) -> None:
         rows = behind_its_back(
-            self.home / "vault.db", "SELECT id, state, coalesce(attempt_sealed, state_hash, code) FROM consent_sessions"
+            self.database, "SELECT id, state, coalesce(attempt_sealed, state_hash, code) FROM consent_sessions"
         )
         assert {name: state for name, state, _ in rows} == {name: state for name, (state, _, _) in self.model.items()}
         assert all(left is None for _, state, left in rows if S(state) in FINAL_STATES)
@@ -356,13 +369,13 @@ class Sessions(RuleBasedStateMachine):
         assert self.run(lambda records: records.has_open_sessions()) == waited_for
 
 
-def test_no_order_of_steps_leaves_the_table_of_transitions(vault: Vault, clock: FakeClock, home: Path) -> None:
+def test_no_order_of_steps_leaves_the_table_of_transitions(vault: Vault, clock: FakeClock, database: Place) -> None:
     with anyio.from_thread.start_blocking_portal() as portal:
         agent = portal.call(vault.run, seed).agent
 
         def machine() -> Sessions:
             clock.wall = START
-            return Sessions(portal, vault, clock, agent, home)
+            return Sessions(portal, vault, clock, agent, database)
 
         factory: Any = machine  # any function that makes one will do
         run_state_machine_as_test(factory, settings=_EFFORT)

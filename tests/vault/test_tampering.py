@@ -36,6 +36,8 @@ from tests.vault.kit import (
     token_set,
 )
 
+pytestmark = pytest.mark.sqlite  # what others take into their columns: test_postgres_tampering.py
+
 Kind = Literal["bound", "found by", "free"]
 """What editing a column does. bound: the row is corrupt. found by: the row is not found any more where it was, and is corrupt
 wherever it is found instead. free: decides nothing that the vault vouches for, and must not break the reading of a row."""

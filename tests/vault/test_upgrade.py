@@ -12,6 +12,8 @@ from mcp_identity.vault.writer import SCHEMA_VERSION, WRITER_VERSION
 from tests.vault.kit import behind_its_back, first_of, location
 from tests.vault.starts import modes, opened, posix, start
 
+pytestmark = pytest.mark.sqlite  # SQLite upgrades itself; for PostgreSQL: test_postgres_opening.py
+
 
 def age(home: Path) -> None:
     behind_its_back(home / "vault.db", "UPDATE vault_state SET schema_version = 0, minimum_writer = 0")

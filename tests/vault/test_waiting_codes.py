@@ -25,6 +25,8 @@ from tests.fakes.clock import START
 from tests.vault.kit import ALICE, MALLORY, attempt, consent_session, digest, seed
 from tests.vault.test_tampering import Kind, as_text, columns, current, edit, edits, state_of
 
+pytestmark = pytest.mark.sqlite  # likewise: test_postgres_tampering.py
+
 COLUMNS: dict[str, dict[str, Kind]] = {
     "consent_sessions": columns(
         bound="id tenant_id workload_id user_key provider_row request_hash request attempt attempt_sealed code created_at "

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -20,8 +19,8 @@ from mcp_identity.vault.records import Records
 from mcp_identity.vault.vault import Vault
 from tests.fakes.clock import FakeClock
 from tests.vault.conftest import Opener
-from tests.vault.faults import Faults, batch, disk_error
-from tests.vault.kit import EVENT, behind_its_back, provider
+from tests.vault.faults import Faults, batch
+from tests.vault.kit import EVENT, Place, behind_its_back, provider
 from tests.vault.units import add_workload, codes, outcomes, refuse, workloads
 
 BIG = "x" * 20_000
@@ -30,13 +29,15 @@ BIG = "x" * 20_000
 # --- one transaction for all ------------------------------------------------------------------------------------------
 
 
-async def test_units_that_wait_together_share_one_commit(vault: Vault, faults: Faults, database: Path) -> None:
+@pytest.mark.sqlite
+async def test_units_that_wait_together_share_one_commit(vault: Vault, faults: Faults, database: Place) -> None:
     names = [f"w{number:02}" for number in range(20)]
     assert await batch(vault, *map(add_workload, names)) == names
     assert faults.commits == 2  # that of the unit which kept the writer busy, and theirs
     assert workloads(database) == names
 
 
+@pytest.mark.sqlite
 async def test_a_batch_is_bounded_and_what_is_left_comes_next(
     vault: Vault, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,19 +46,20 @@ async def test_a_batch_is_bounded_and_what_is_left_comes_next(
     assert faults.commits == 1 + 3
 
 
+@pytest.mark.sqlite
 async def test_a_unit_sees_what_the_unit_before_it_did(vault: Vault) -> None:
     first, second = await batch(vault, add_workload("a"), lambda records: records.find_workload(DEFAULT_TENANT, "a"))
     assert second is not None
     assert second.name == first
 
 
-async def test_a_refused_unit_leaves_the_others_of_its_batch_standing(vault: Vault, database: Path) -> None:
+async def test_a_refused_unit_leaves_the_others_of_its_batch_standing(vault: Vault, database: Place) -> None:
     found = await batch(vault, add_workload("a"), refuse("b"), add_workload("c"))
     assert codes(found) == ["ok", "access_denied", "ok"]
     assert workloads(database) == ["a", "c"]
 
 
-async def test_any_error_of_a_unit_is_its_callers_alone(vault: Vault, database: Path) -> None:
+async def test_any_error_of_a_unit_is_its_callers_alone(vault: Vault, database: Place) -> None:
     def broken(records: Records) -> None:
         records.register_workload(DEFAULT_TENANT, "b", "stdio")
         raise ZeroDivisionError
@@ -68,14 +70,14 @@ async def test_any_error_of_a_unit_is_its_callers_alone(vault: Vault, database: 
     assert outcomes(database) == ["internal_error"]
 
 
-async def test_a_statement_that_the_database_refuses_is_told_without_its_text(vault: Vault, database: Path) -> None:
+async def test_a_statement_that_the_database_refuses_is_told_without_its_text(vault: Vault, database: Place) -> None:
     found = await batch(vault, add_workload("a"), add_workload("a"), add_workload("b"))
     assert codes(found) == ["ok", "vault_unavailable", "ok"]
     assert "INSERT" not in str(found[1])
     assert workloads(database) == ["a", "b"]
 
 
-async def test_the_refusal_of_a_unit_is_audited_outside_what_was_undone(vault: Vault, database: Path) -> None:
+async def test_the_refusal_of_a_unit_is_audited_outside_what_was_undone(vault: Vault, database: Place) -> None:
     found = await batch(vault, (refuse("a"), EVENT), (refuse("b"), EVENT))
     assert codes(found) == ["access_denied"] * 2
     assert all(each.audited for each in found)
@@ -103,12 +105,15 @@ def grow(records: Records) -> None:
     )
 
 
-async def test_a_full_disk_fails_the_whole_batch_and_stores_nothing_of_it(vault: Vault, faults: Faults, database: Path) -> None:
+@pytest.mark.sqlite
+async def test_a_full_disk_fails_the_whole_batch_and_stores_nothing_of_it(
+    vault: Vault, faults: Faults, database: Place
+) -> None:
     await vault.run(add_workload("before"))
     faults.fill_disk()
     found = await batch(vault, (add_workload("a"), EVENT), (refuse("b"), EVENT), (grow, EVENT), (add_workload("c"), EVENT))
     assert codes(found) == ["vault_unavailable"] * 4
-    assert all(each.retryable and "full" in each.message for each in found)
+    assert all(each.retryable and ("full" in each.message or "53100" in each.message) for each in found)
     assert not any(each.audited for each in found)
     assert len({id(each) for each in found}) == 4
     assert workloads(database) == ["before"]
@@ -118,8 +123,9 @@ async def test_a_full_disk_fails_the_whole_batch_and_stores_nothing_of_it(vault:
     assert workloads(database) == ["a", "before"]
 
 
+@pytest.mark.sqlite
 async def test_a_disk_that_fills_up_under_the_audit_row_fails_those_who_need_one(
-    vault: Vault, faults: Faults, database: Path
+    vault: Vault, faults: Faults, database: Place
 ) -> None:
     faults.fill_disk()
     event = EVENT.ending("ok", **{f"d{number}": "y" * 500 for number in range(40)})
@@ -129,8 +135,9 @@ async def test_a_disk_that_fills_up_under_the_audit_row_fails_those_who_need_one
     assert outcomes(database) == []
 
 
+@pytest.mark.sqlite
 async def test_a_unit_that_swallows_the_loss_of_its_transaction_does_not_pass(
-    vault: Vault, faults: Faults, database: Path
+    vault: Vault, faults: Faults, database: Place
 ) -> None:
     def swallow(records: Records) -> str:
         try:
@@ -146,11 +153,11 @@ async def test_a_unit_that_swallows_the_loss_of_its_transaction_does_not_pass(
     assert workloads(database) == []
 
 
-async def test_nobody_is_answered_before_the_commit_returned(vault: Vault, faults: Faults, database: Path) -> None:
-    faults.fail_commit = disk_error()
+async def test_nobody_is_answered_before_the_commit_returned(vault: Vault, faults: Faults, database: Place) -> None:
+    faults.fail_commit = faults.disk_error()
     found = await batch_failing(vault, faults)
     assert codes(found) == ["vault_unavailable"] * 3
-    assert "ioerr_fsync" in found[0].message
+    assert "ioerr_fsync" in found[0].message or "58030" in found[0].message
     assert workloads(database) == outcomes(database) == []
     assert codes(await batch(vault, add_workload("a"), (refuse("b"), EVENT))) == ["ok", "access_denied"]
     assert outcomes(database) == ["access_denied"]
@@ -161,7 +168,7 @@ async def test_a_provider_of_a_batch_that_failed_is_not_remembered(vault: Vault,
         records.insert_provider(provider(), Secret("s"))
         assert records.find_provider(DEFAULT_TENANT, "github") is not None
 
-    faults.fail_commit = disk_error()
+    faults.fail_commit = faults.disk_error()
     with pytest.raises(VaultUnavailable) as caught:
         await vault.run(add)
     assert caught.value.code == "vault_unavailable"
@@ -180,11 +187,12 @@ async def batch_failing(vault: Vault, faults: Faults) -> list[Any]:
     return await batch(vault, arm, add_workload("a"), (refuse("b"), EVENT))
 
 
+@pytest.mark.sqlite
 async def test_a_commit_of_which_nobody_knows_answers_with_its_code_and_the_trail_goes_on_from_what_stands(
-    vault: Vault, faults: Faults, database: Path
+    vault: Vault, faults: Faults, database: Place
 ) -> None:
     await vault.run(lambda records: records.append_audit(EVENT))
-    faults.fail_after_commit = disk_error()
+    faults.fail_after_commit = faults.disk_error()
     assert codes(await batch_failing(vault, faults)) == ["vault_unavailable"] * 3
     assert workloads(database) == ["a"]
     assert outcomes(database) == ["ok", "access_denied"]
@@ -194,10 +202,10 @@ async def test_a_commit_of_which_nobody_knows_answers_with_its_code_and_the_trai
 
 
 async def test_a_head_that_was_changed_while_a_commit_was_in_doubt_stops_the_trail(
-    vault: Vault, faults: Faults, database: Path
+    vault: Vault, faults: Faults, database: Place
 ) -> None:
     await vault.run(lambda records: records.append_audit(EVENT))
-    faults.fail_after_commit = disk_error()
+    faults.fail_after_commit = faults.disk_error()
     await batch_failing(vault, faults)
     behind_its_back(database, "UPDATE audit_heads SET mac = zeroblob(32)")
     with pytest.raises(IdentityError) as caught:
@@ -205,7 +213,7 @@ async def test_a_head_that_was_changed_while_a_commit_was_in_doubt_stops_the_tra
     assert caught.value.code == "audit_unavailable"
 
 
-async def test_a_head_that_was_removed_stops_the_trail(vault: Vault, database: Path) -> None:
+async def test_a_head_that_was_removed_stops_the_trail(vault: Vault, database: Place) -> None:
     await vault.run(lambda records: records.append_audit(EVENT))
     behind_its_back(database, "DELETE FROM audit_heads")
     assert codes(await batch(vault, add_workload("a"), lambda records: records.append_audit(EVENT))) == [
@@ -218,9 +226,10 @@ async def test_a_head_that_was_removed_stops_the_trail(vault: Vault, database: P
 # --- an exception that leaves the loop --------------------------------------------------------------------------------
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("failure", [RuntimeError("the clock broke"), SystemExit(1), KeyboardInterrupt()])
 async def test_whatever_leaves_the_loop_fails_all_who_wait_and_the_writer_begins_anew(
-    vault: Vault, clock: FakeClock, faults: Faults, database: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+    vault: Vault, clock: FakeClock, faults: Faults, database: Place, monkeypatch: pytest.MonkeyPatch, failure: BaseException
 ) -> None:
     monkeypatch.setattr(writer_module, "MAXIMUM_BATCH", 2)  # some wait in the queue behind the batch that fails
 
@@ -265,7 +274,7 @@ async def test_the_queue_is_bounded(vault: Vault) -> None:
     assert refused.retry_after_seconds == 1
 
 
-async def test_a_unit_whose_caller_went_away_still_commits(vault: Vault, database: Path) -> None:
+async def test_a_unit_whose_caller_went_away_still_commits(vault: Vault, database: Place) -> None:
     async def leave(records_entered: threading.Event, go_on: threading.Event) -> None:
         def unit(records: Records) -> None:
             records_entered.set()
@@ -284,7 +293,7 @@ async def test_a_unit_whose_caller_went_away_still_commits(vault: Vault, databas
     assert workloads(database) == ["kept", "next"]
 
 
-async def test_closing_finishes_what_waits_and_takes_no_more(opener: Opener, database: Path) -> None:
+async def test_closing_finishes_what_waits_and_takes_no_more(opener: Opener, database: Place) -> None:
     vault = opener()
     entered, leave = threading.Event(), threading.Event()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from mcp_identity.domain.errors import AccessDenied, IdentityError
 from mcp_identity.domain.identity import DEFAULT_TENANT
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.vault import Vault
-from tests.vault.kit import EVENT, behind_its_back
+from tests.vault.kit import EVENT, Place, behind_its_back
 
 
 def add_workload(name: str) -> Callable[[Records], str]:
@@ -28,12 +27,12 @@ def refuse(name: str) -> Callable[[Records], None]:
     return unit
 
 
-def workloads(database: Path) -> list[str]:
+def workloads(database: Place) -> list[str]:
     rows = behind_its_back(database, "SELECT name FROM workload_identities ORDER BY name")
     return [name for (name,) in rows]
 
 
-def outcomes(database: Path) -> list[str]:
+def outcomes(database: Place) -> list[str]:
     return [outcome for (outcome,) in behind_its_back(database, "SELECT outcome FROM audit_events ORDER BY sequence")]
 
 
