@@ -16,6 +16,7 @@ from mcp_identity.cli import (
     grants,
     init,
     issuers,
+    keys,
     providers,
     tokens,
     vault,
@@ -98,5 +99,6 @@ application.command("token", epilog=tokens.EXAMPLES)(tokens.token)
 application.command("call", epilog=calls.EXAMPLES)(calls.call)
 application.add_typer(grants.commands, name="grants")
 application.add_typer(audit.commands, name="audit")
+application.add_typer(keys.commands, name="keys")
 application.add_typer(vault.commands, name="vault")
 application.add_typer(clients.commands, name="clients")

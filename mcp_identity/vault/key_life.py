@@ -134,7 +134,9 @@ class KeyLife:
                 return key.version
         raise Conflict("others rotate this tenant's key at the same time", retryable=True)
 
-    async def rewrap(self, tenant: str, event: AuditEvent, *, page: int, advance: Advance = lambda _: None) -> Rewrapped:
+    async def rewrap(
+        self, tenant: str, event: AuditEvent, *, page: int, advance: Advance = lambda _table, _rows: None
+    ) -> Rewrapped:
         """Bring a tenant's keys under the backend's newest version, and its records under the tenant's newest key.
 
         Raises:
@@ -225,7 +227,7 @@ class KeyLife:
         await anyio.to_thread.run_sync(self._store.checkpoint)
         return gone
 
-    async def move(self, target: KeyBackend, event: AuditEvent, advance: Advance = lambda _: None) -> int:
+    async def move(self, target: KeyBackend, event: AuditEvent, advance: Advance = lambda _table, _rows: None) -> int:
         """Bring every key under another key-encryption key, or finish a move that was begun.
 
         Other processes go on with what they have unwrapped, for 15 minutes; until then they have to be restarted with the new
@@ -284,7 +286,7 @@ class KeyLife:
                 return wrapped
 
             ready[key.id] = key.wrapped, await self._ask(work)
-            advance(1)
+            advance("vault_keys", 1)
 
     async def _finish_move(self) -> None:
         # In this order: as long as the file alone may say the old key, the announcement must be in it.

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 PAGE = 200
 PASSES = 4
 """How often all rows are gone through: a replica that was slow to follow may write under the old key for a moment."""
-Advance = Callable[[int], object]
+Advance = Callable[[str, int], object]
+"""Told a table, and how many of its rows are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +88,16 @@ def count_left(records: Records, tenant: str) -> int:
     return left
 
 
-async def rewrap_records(vault: Vault, tenant: str, *, page: int = PAGE, advance: Advance = lambda _: None) -> Rewrapped:
+async def rewrap_records(
+    vault: Vault, tenant: str, *, page: int = PAGE, advance: Advance = lambda _table, _rows: None
+) -> Rewrapped:
     """Bring every record of a tenant under its newest key.
 
     Args:
         vault: Open; others may use it, here and elsewhere.
         tenant: The tenant.
         page: Rows of one transaction.
-        advance: Told how many rows are done, after each page.
+        advance: Told what is done, after each page.
 
     Raises:
         VaultUnavailable: If the database or the key backend cannot be used now; what was moved stays so.
@@ -111,7 +114,7 @@ async def rewrap_records(vault: Vault, tenant: str, *, page: int = PAGE, advance
                 if found.changes:
                     await vault.run(_writing(protected, found.changes))
                     moved += len(found.changes)
-                advance(len(found.changes) + found.unreadable)
+                advance(protected.table, len(found.changes) + found.unreadable)
                 if not found.last:
                     break
                 after = found.last

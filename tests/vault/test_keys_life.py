@@ -79,7 +79,9 @@ async def test_a_rewrap_moves_everything_and_changes_no_generation(vault: Vault,
     await vault.key_life().rotate(DEFAULT_TENANT, event())
     total = sum((await under(vault)).values())
     seen: list[int] = []
-    done = await vault.key_life().rewrap(DEFAULT_TENANT, event("rewrap_records"), page=3, advance=seen.append)
+    done = await vault.key_life().rewrap(
+        DEFAULT_TENANT, event("rewrap_records"), page=3, advance=lambda _, rows: seen.append(rows)
+    )
     assert (done.moved, done.unreadable, done.left) == (total, {}, 0)
     assert sum(seen) == total
     assert await under(vault) == {1: 0, 2: total}
@@ -166,7 +168,7 @@ async def test_an_erased_key_is_in_no_file_any_more(vault: Vault, seeded: Seeded
     await put(vault, seeded, "1")
     (wrapped,) = await vault.read(lambda r: [each.key.wrapped for each in r.list_keys(DEFAULT_TENANT)])
     await vault.key_life().erase(DEFAULT_TENANT, event("erase_key"))
-    for path in filter(Path.is_file, home.rglob("*")):
+    for path in filter(Path.is_file, home.rglob("*")):  # noqa: ASYNC240 - nothing else runs here
         assert wrapped not in path.read_bytes(), path
 
 
