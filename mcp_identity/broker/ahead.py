@@ -29,11 +29,12 @@ def is_ageing(grant: Grant, now: datetime) -> bool:
     """
     tokens = grant.tokens
     ends, life = (tokens.effective_expires_at, tokens.life) if tokens else (None, None)
-    if tokens is None or ends is None or life is None or life < SHORTEST_LIFE:
+    if tokens is None or ends is None or life is None:
         return False
-    if now < tokens.obtained_at - CLOCK_TOLERANCE or not tokens.may_refresh(now):
+    left, lead = ends - now, min(life / _SHARE, LONGEST_LEAD)
+    if left > lead or life < SHORTEST_LIFE or now < tokens.obtained_at - CLOCK_TOLERANCE:  # nearly every call ends here
         return False
-    return ends - now <= min(life / _SHARE, LONGEST_LEAD) * (1 - _SPREAD * _lot(grant))
+    return tokens.may_refresh(now) and left <= lead * (1 - _SPREAD * _lot(grant))
 
 
 def _lot(grant: Grant) -> float:
