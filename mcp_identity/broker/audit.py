@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.clock import Entropy
-from mcp_identity.domain.errors import IdentityError, clean_text
+from mcp_identity.domain.errors import IdentityError, StorageError, clean_text
 from mcp_identity.domain.identity import Principal
 from mcp_identity.vault.vault import Vault
 
@@ -93,10 +93,13 @@ async def write_refusal(
 ) -> None:
     """See to it that the trail has a refusal, once.
 
+    Where the database itself failed, the trail is not tried: it is in the same database, and for one that is locked whoever
+    was refused has waited long enough.
+
     Raises:
         AuditUnavailable: If it cannot be written.
     """
-    if not error.audited:
+    if not error.audited and not (isinstance(error, StorageError) and error.unwritable):
         event = call.event(provider=provider).ending(error.code, **detail)
         await vault.run(lambda records: records.append_audit(event))
         error.audited = True

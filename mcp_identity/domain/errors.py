@@ -267,9 +267,14 @@ class UrlRefused(UpstreamError):
 
 
 class StorageError(IdentityError):
-    """The vault cannot do it now, or what it holds cannot be believed."""
+    """The vault cannot do it now, or what it holds cannot be believed.
+
+    Attributes:
+        unwritable: The database itself does not take a write now, so the trail cannot have this refusal either.
+    """
 
     actor = "storage"
+    unwritable: bool = False
 
 
 class VaultUnavailable(StorageError):

@@ -29,7 +29,9 @@ def storage_failure(error: BaseException) -> StorageError:
     why = describe(error)
     if why.startswith(_DAMAGED):
         return VaultCorrupt(f"the vault's database is damaged ({why}); restore it from a backup")
-    return VaultUnavailable(f"the vault cannot be used now ({locked_for(error) or why}); nothing was released")
+    failure = VaultUnavailable(f"the vault cannot be used now ({locked_for(error) or why}); nothing was released")
+    failure.unwritable = True
+    return failure
 
 
 def locked_for(error: BaseException) -> str:

@@ -74,7 +74,7 @@ def become(order: dict[str, Any]) -> NoReturn:
             del os.environ[name]
         os.environ.update(order["environment"])
         control = Control(Path(order["control"]))
-        http._SWEEP_SECONDS = 0.2  # pyright: ignore[reportPrivateUsage]
+        http._SWEEP_SECONDS = float(os.environ.pop("CRASH_SWEEP_SECONDS"))  # pyright: ignore[reportPrivateUsage]
         points.install(control)
         faults.install(control, app)
         mutants.install(os.environ.get(mutants.NAME, ""))

@@ -10,6 +10,7 @@ import mmap
 import os
 import signal
 import struct
+import time
 from pathlib import Path
 
 _SIZE = 4096
@@ -17,7 +18,8 @@ _CLOCKS = struct.Struct("<dd")
 _ARMED = struct.Struct("<II64s")
 _FAULT = struct.Struct("<64sq")
 _MOMENT = struct.Struct("<d")
-_ARMED_AT, _FAULT_AT, _STORED_AT = 64, 256, 512
+_WATCHED = struct.Struct("<64sq")
+_ARMED_AT, _FAULT_AT, _STORED_AT, _WATCHED_AT = 64, 256, 512, 576
 
 
 class Control:
@@ -55,6 +57,18 @@ class Control:
         """Switch a fault on; without a name, all are off."""
         _FAULT.pack_into(self._map, _FAULT_AT, name.encode(), value)
 
+    def watch(self, point: str) -> None:
+        """Count how often the server passes a point from now on."""
+        _WATCHED.pack_into(self._map, _WATCHED_AT, point.encode(), 0)
+
+    def wait_passed(self, times: int = 1, seconds: float = 10.0) -> None:
+        """Wait until it has passed the point that is watched so often."""
+        until = time.monotonic() + seconds
+        while _WATCHED.unpack_from(self._map, _WATCHED_AT)[1] < times:
+            if time.monotonic() > until:
+                raise TimeoutError("the server did not come by")
+            time.sleep(0.005)
+
     # The server's end
 
     @property
@@ -79,6 +93,9 @@ class Control:
 
     def passes(self, point: str) -> None:
         """Come by a point: the process ends here, as a power cut ends it, if that is where it is to end."""
+        watched, passed = _WATCHED.unpack_from(self._map, _WATCHED_AT)
+        if watched.rstrip(b"\x00") == point.encode():
+            _WATCHED.pack_into(self._map, _WATCHED_AT, watched, passed + 1)
         number, times, name = _ARMED.unpack_from(self._map, _ARMED_AT)
         if name.rstrip(b"\x00") != point.encode():
             return

@@ -8,6 +8,8 @@ from typing import Any
 
 from tests.crash.control import Control
 
+READ_ONLY = "read-only"
+
 
 def install(control: Control, app: Any) -> None:
     """Wrap the product of this process."""
@@ -20,3 +22,17 @@ def install(control: Control, app: Any) -> None:
         return time.monotonic() + control.clocks[1]
 
     clock.now, clock.monotonic = now, monotonic
+    _break_sqlite(control)
+
+
+def _break_sqlite(control: Control) -> None:
+    """Before each transaction, let the database be read-only where the test says so."""
+    from sqlalchemy import Engine, event
+
+    @event.listens_for(Engine, "begin")
+    def _begin(connection: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+        fault, _ = control.fault
+        if connection.dialect.name != "sqlite" or connection.info.get("fault", "") == fault:
+            return
+        connection.connection.driver_connection.execute(f"PRAGMA query_only = {'ON' if fault == READ_ONLY else 'OFF'}")
+        connection.info["fault"] = fault

@@ -109,6 +109,19 @@ class Ledger:
         self.status = 0
         self.answered_at = 0.0
         self._lock = threading.Lock()
+        self._may_answer = threading.Event()
+        self._may_answer.set()
+        self._holds = threading.Event()
+
+    @contextmanager
+    def held(self) -> Generator[threading.Event]:
+        """Token requests are processed, and answered only after the block; gives an event that says that one waits."""
+        self._holds.clear()
+        self._may_answer.clear()
+        try:
+            yield self._holds
+        finally:
+            self._may_answer.set()
 
     def endpoints(self, mode: str) -> dict[str, str]:
         """What a `custom` provider says of it."""
@@ -162,6 +175,8 @@ class Ledger:
             self.answered_at = time.monotonic()
         if self._kills("processed", kind):
             return None
+        self._holds.set()
+        self._may_answer.wait(20)
         return _json(200, tokens) if tokens else _json(400, {"error": "invalid_grant"})
 
     def _kills(self, stage: Stage, grant_type: str) -> bool:

@@ -125,12 +125,16 @@ def old_grant_goes_first() -> None:
 
 def head_stays() -> None:
     """The trail's head is not moved with its rows."""
-    from mcp_identity.vault.records import Records
+    from mcp_identity.vault.records import audit
 
-    def moving(*_: Any) -> None:
-        return
+    class Staying:
+        rowcount = 1
 
-    _put(Records, "move_audit_head", moving)
+        @staticmethod
+        def run(*_: Any) -> Any:
+            return Staying
+
+    _put(audit, "_MOVE", Staying)
 
 
 def _put(owner: Any, name: str, function: Any) -> None:

@@ -104,8 +104,8 @@ class Points:
         """
 
         def passing(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            result = original(*args, **kwargs)
             names = naming(*args, **kwargs)
+            result = original(*args, **kwargs)
             if names is not None:
                 self.at(names[0])
                 self.mark(names[1])
@@ -140,8 +140,10 @@ def install(control: Control) -> None:
     from mcp_identity.broker.exchange import Exchanger
     from mcp_identity.broker.refresh import Refresher
     from mcp_identity.domain.credentials import Flow
+    from mcp_identity.domain.errors import StorageError
     from mcp_identity.transport import Transport
     from mcp_identity.vault.records import Records
+    from mcp_identity.vault.vault import Vault
     from mcp_identity.web.consent import Consents
 
     points = Points(control)
@@ -159,6 +161,15 @@ def install(control: Control) -> None:
         return answer
 
     points.wrap(Transport, "send", sending)
+
+    async def running(original: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        try:
+            return await original(*args)
+        except StorageError:
+            points.at("vault.failed")
+            raise
+
+    points.wrap(Vault, "run", running)
 
     def flow_of(grant: Any) -> str:
         return "m2m" if grant.key.flow is Flow.M2M else "refresh"

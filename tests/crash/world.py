@@ -6,6 +6,7 @@ forward, by hours at a time: tokens have ended, and consents too.
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ class World:
         ledger: The authorization server.
         database_url: Another database than SQLite in the folder.
         mutant: A mistake that the servers have; see `mutants.py`.
+        sweep_seconds: How often they end the consents that nobody will finish.
         hours: How far the servers' clocks are ahead.
         child: The server that runs now.
         slowest_start: The longest that a server took from its start to its first answer, in seconds.
@@ -57,6 +59,7 @@ class World:
     ledger: Ledger
     database_url: str = ""
     mutant: str = ""
+    sweep_seconds: float = 15.0
     port: int = field(default_factory=free_port)
     hours: float = 0.0
     jumped: float = 0.0
@@ -88,6 +91,7 @@ class World:
         database = {"DATABASE_URL": self.database_url} if self.database_url else {}
         all_of_it = environment_of(self.home.path, self.port, **LIMITS, **database)
         own = {name: value for name, value in all_of_it.items() if name.startswith("MCP_IDENTITY_")}
+        own["CRASH_SWEEP_SECONDS"] = str(self.sweep_seconds)
         return {**own, mutants.NAME: self.mutant} if self.mutant else own
 
     @property
@@ -135,6 +139,20 @@ class World:
         """Kill the server that runs."""
         if self.child is not None:
             self.child.end()
+
+    def limit(self, what: int, most: int | None) -> None:
+        """Let the server have no more of something than so much; None gives it back all that it may have."""
+        assert self.child is not None
+        _, hard = resource.prlimit(self.child.process, what)
+        resource.prlimit(self.child.process, what, (hard if most is None else most, hard))
+
+    def mend(self) -> None:
+        """Everything works again."""
+        self.control.set_fault()
+        self.ledger.status = 0
+        if self.child is not None and not self.child.has_ended:
+            for what in (resource.RLIMIT_FSIZE, resource.RLIMIT_AS):
+                self.limit(what, None)
 
     def pass_time(self, *, hours: float) -> None:
         """Let the servers' clocks go on."""
