@@ -128,7 +128,7 @@ def conclude(measured: Scenario, found: list[Run]) -> None:
             cells = [f"{spread(getattr(each, name) for each in those).median:.2f}" for name in ("p50", "p99", "processor_ms")]
             table.rows.append([where, f"{rate.median:,.0f} ({rate.low:,.0f} to {rate.high:,.0f})", *cells])
             if count == JUDGED_AT:
-                measured.goals.append(Goal(where, GOALS[kind], rate.median, unit="/s"))
+                measured.goals.append(Goal(f"in process, {where}", GOALS[kind], rate.median, unit="/s"))
     measured.tables.append(table)
     measured.data.extend(asdict(each) for each in found)
     measured.charts.append(

@@ -26,6 +26,7 @@ SCENARIOS: dict[str, float] = {
     "refresh_storm": 2,
     "m2m": 0.5,
     "hanging_provider": 1,
+    "rewrap": 3,
     "calls": 0.5,
     "slow_connections": 0.5,
 }
