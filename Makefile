@@ -49,8 +49,8 @@ bench: $(READY) ## Measure everything, in about 25 minutes (QUICK=1: only see th
 serve: $(READY) ## Serve MCP on stdin and stdout
 	@$(BIN)/mcp-identity serve
 
-prove: $(READY) peers ## Prove more than a change needs: longer races and many more generated cases
-	@PROVE=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --timeout 1800
+prove: $(READY) peers ## Prove more than a change needs, in some hours; it goes on where it was broken off (ONLY="PART …", TABLE=1)
+	@JOBS=$(JOBS) $(BIN)/python benchmarks/prove.py $(if $(TABLE),--table) $(if $(ONLY),--only $(ONLY))
 
 peers: ## Install the Node authorization server and the accessibility rules that some tests need
 	@if command -v npm >/dev/null 2>&1; then \

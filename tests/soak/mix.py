@@ -44,6 +44,8 @@ LIMITS = {
     "LINKS_PER_MINUTE": "1000",
     "PENDING_CONSENTS": "1000",
     "CONCURRENT_WAITS": "100",
+    "CONCURRENT_REQUESTS": "1000",
+    "CONCURRENT_REQUESTS_PER_PRINCIPAL": "1000",
 }
 _OK = b'{"invoices":[1,2,3]}'
 
@@ -171,11 +173,13 @@ class Agents:
         self._next_fleeting = 0
 
     async def work(self, rate: float, seconds: float) -> None:
-        """Call so often a second for so long, and wait for the last answers."""
+        """Call once in each way, then so often a second for so long, and wait for the last answers."""
         kinds = self._chance.choices(list(SHARES), list(SHARES.values()), k=round(rate * seconds))
-        began, due = anyio.current_time(), 0.0
         try:
             async with http_client() as http, anyio.create_task_group() as tasks:
+                for kind in SHARES:
+                    await self._step(http, kind)
+                began, due = anyio.current_time(), 0.0
                 for kind in kinds:
                     wait = began + due - anyio.current_time()
                     await anyio.sleep(max(0.0, wait))
@@ -207,9 +211,9 @@ class Agents:
     async def _call(self, http: httpx2.AsyncClient, tool: str, expected: str, **arguments: Any) -> dict[str, Any]:
         body, headers = stateless("tools/call", {"name": tool, "arguments": arguments})
         answer = await http.post(f"{self._url}/mcp", json=body, headers=headers)
-        structured: dict[str, Any] = answer.json()["result"]["structuredContent"]
-        if structured["status"] != expected:
-            raise AssertionError(f"{tool} answered {json.dumps(structured)}")
+        structured: dict[str, Any] = answer.json().get("result", {}).get("structuredContent", {})
+        if structured.get("status") != expected:
+            raise AssertionError(f"{tool} answered {answer.status_code} {answer.text}")
         self.traffic.calls[tool] += 1
         return structured
 

@@ -50,11 +50,24 @@ class Watch:
             self.samples.append(sample)
             await anyio.sleep(every_seconds)
 
+    def first(self, what: str) -> float:
+        """How much there is in the first third after the warm-up."""
+        values = self._counted(what)
+        return median(values[: max(1, len(values) // 3)])
+
     def growth(self, what: str) -> float:
-        """How much more there is in the last third than in the first, after the warm-up."""
-        values = [float(getattr(sample, what)) for sample in self.samples[int(len(self.samples) * WARM_UP) :]]
-        third = max(1, len(values) // 3)
-        return median(values[-third:]) - median(values[:third])
+        """How much more there is in the last third."""
+        values = self._counted(what)
+        return median(values[-max(1, len(values) // 3) :]) - self.first(what)
+
+    def bars(self, what: str, count: int) -> list[float]:
+        """The whole time in so many parts, from the beginning; the median of each."""
+        width = max(1, len(self.samples) // count)
+        parts = [self.samples[start : start + width] for start in range(0, len(self.samples), width)]
+        return [median(float(getattr(sample, what)) for sample in part) for part in parts[:count]]
+
+    def _counted(self, what: str) -> list[float]:
+        return [float(getattr(sample, what)) for sample in self.samples[int(len(self.samples) * WARM_UP) :]]
 
     def slope_per_hour(self, what: str) -> float:
         """The median of the slopes between samples that lie half the time apart (after Theil and Sen)."""
