@@ -15,11 +15,12 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import BigInteger, Connection, Text, insert
 
 from mcp_identity.domain.credentials import Flow, GrantKey, GrantState, Secret, TokenSet
 from mcp_identity.domain.identity import User, UserKind, WorkloadIdentity
 from mcp_identity.domain.provider import CredentialProvider
+from mcp_identity.vault.columns import Blob
 from mcp_identity.vault.envelope import KEY_ID_BYTES, RANDOM_BYTES, Place, seal
 from mcp_identity.vault.keys import DataKey, KeyNotLoaded
 from mcp_identity.vault.records.base import table
@@ -30,6 +31,7 @@ from mcp_identity.vault.vault import Vault
 
 ISSUER = "https://many.example"
 _GRANTS = table("grants")
+_TYPES: dict[type[Any], str] = {Text: "text", BigInteger: "int8"}
 _CHUNK = 5000
 """Rows of one transaction: enough that its commit does not count, few enough that the writer is not kept out for long."""
 
@@ -95,12 +97,24 @@ def insert_grants(
             data_key = _current_key(vault, chunk[0].tenant)
             rows = [_row(data_key, key, *cell_of(key), now) for key in chunk]
             with engine.begin() as connection:
-                connection.execute(insert(_GRANTS), rows)
+                _add(connection, rows)
             written += len(rows)
             advance(len(rows))
     finally:
         engine.dispose()
     return written
+
+
+def _add(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    if connection.dialect.name != "postgresql":
+        connection.execute(insert(_GRANTS), rows)
+        return
+    driver: Any = connection.connection.driver_connection
+    names = [column.name for column in _GRANTS.columns]
+    with driver.cursor() as cursor, cursor.copy(f"COPY grants ({', '.join(names)}) FROM STDIN (FORMAT BINARY)") as copy:
+        copy.set_types(["bytea" if isinstance(column.type, Blob) else _TYPES[type(column.type)] for column in _GRANTS.columns])
+        for row in rows:
+            copy.write_row([row[name] for name in names])
 
 
 def _cells(given: TokenSet | Callable[[GrantKey], TokenSet]) -> Callable[[GrantKey], tuple[TokenSet, bytes]]:
