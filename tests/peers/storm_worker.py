@@ -2,8 +2,8 @@
 
     python storm_worker.py HOME [DATABASE_URL]
 
-Prints a line when it is ready. For each line of its input, `{"callers": 8, "seconds": 400}`, its clock is so many seconds ahead
-from then on, so many callers ask at once, and what they were given is printed as JSON.
+Prints a line when it is ready. For each line of its input, `{"agent": "a", "provider": "peer", "callers": 8, "seconds": 400}`,
+its clock is so many seconds ahead from then on, so many callers ask at once, and what they were given is printed as JSON.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ class FastClock(app.SystemClock):
         return super().now() + self.ahead
 
 
-async def storm(graph: app.Graph, principal: Principal, callers: int) -> dict[str, Any]:
+async def storm(graph: app.Graph, principal: Principal, provider: str, callers: int) -> dict[str, Any]:
     tokens: list[str] = []
     errors: list[str] = []
     refreshed: list[bool] = []
 
     async def ask() -> None:
         try:
-            released = await graph.broker.get_token(graph.broker.call(principal, "get_token"), TokenRequest("peer"))
+            call = graph.broker.call(principal, "get_token")
+            released = await graph.broker.get_token(call, TokenRequest(provider))
         except IdentityError as error:
             errors.append(error.code)
             return
@@ -62,12 +63,13 @@ async def work(home: Path, database_url: str) -> None:
     clock = FastClock()
     prepared = app.prepare(Settings(home=home, database_url=database_url), clock=clock)
     async with app.running(prepared) as graph:
-        principal = await graph.broker.directory.local_principal("agent", graph.user, "stdio")
         print("ready", flush=True)  # noqa: T201 - what the test waits for
         while line := await anyio.to_thread.run_sync(sys.stdin.readline):
             order = json.loads(line)
             clock.ahead = timedelta(seconds=order["seconds"])
-            print(json.dumps(await storm(graph, principal, order["callers"])), flush=True)  # noqa: T201 - the result
+            principal = await graph.broker.directory.local_principal(order["agent"], graph.user, "stdio")
+            found = await storm(graph, principal, order["provider"], order["callers"])
+            print(json.dumps(found), flush=True)  # noqa: T201 - the result
 
 
 if __name__ == "__main__":
