@@ -21,6 +21,8 @@ from mcp_identity.vault.records.moments import micros
 from mcp_identity.vault.stores.site import Change
 from mcp_identity.vault.writer import SCHEMA_VERSION, WRITER_VERSION
 
+REVISIONS = Path(__file__).parent / "migrations"
+"""Where the lineage of the schema is; one for every database."""
 _CHECK = b"mcp-identity key check"
 _STATE = table("vault_state")
 
@@ -82,7 +84,6 @@ def run_migrations(connection: Connection) -> None:
 
         make_schema(connection)
     config = Config()
-    folder = str(Path(__file__).parent / "migrations")
-    config.set_main_option("script_location", folder.replace("%", "%%"))  # the option is interpolated
+    config.set_main_option("script_location", str(REVISIONS).replace("%", "%%"))  # the option is interpolated
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

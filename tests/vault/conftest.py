@@ -22,20 +22,22 @@ STORES = ("sqlite", "postgresql")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Know the mark."""
+    """Know the marks."""
     config.addinivalue_line("markers", "sqlite: about SQLite's files; runs on no other database")
+    config.addinivalue_line("markers", "postgresql: about PostgreSQL; runs on no other database")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what needs a vault on every database."""
-    if "store" in metafunc.fixturenames and metafunc.definition.get_closest_marker("sqlite") is None:
-        metafunc.parametrize("store", STORES, indirect=True)
+    if "store" in metafunc.fixturenames:
+        marked = [name for name in STORES if metafunc.definition.get_closest_marker(name)]
+        metafunc.parametrize("store", marked or STORES, indirect=True)
 
 
 @pytest.fixture
 def store(request: pytest.FixtureRequest) -> str:
     """Which database this test runs on."""
-    return getattr(request, "param", STORES[0])
+    return request.param
 
 
 @pytest.fixture(scope="session")

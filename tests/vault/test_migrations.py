@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Generator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from sqlalchemy import Engine, inspect
 
 from mcp_identity.vault.columns import metadata
 from mcp_identity.vault.making import run_migrations
-from mcp_identity.vault.stores.sqlite import writing_engine
+from tests.vault.kit import Place, location
 
 OWN = {"vault_state", "vault_keys", "audit_heads", "audit_writers"}
 COLUMNS = {
@@ -71,8 +72,12 @@ COLUMNS = {
 
 
 @pytest.fixture
-def engine(home: Path) -> Engine:
-    return writing_engine(home / "vault.db")
+def engine(home: Path, database: Place) -> Generator[Engine]:
+    store = location(home, database=database).site().open()
+    made = store.writing_engine()
+    yield made
+    made.dispose()
+    store.release()
 
 
 def test_the_migrations_make_exactly_what_the_models_say(engine: Engine) -> None:
@@ -148,3 +153,13 @@ def test_bringing_the_newest_schema_up_to_date_changes_nothing(engine: Engine) -
     with engine.begin() as connection:
         run_migrations(connection)
     assert str(schema()) == before
+
+
+def test_on_postgresql_text_is_compared_by_its_bytes_as_on_sqlite(engine: Engine) -> None:
+    query = (
+        "SELECT DISTINCT collation_name FROM information_schema.columns "
+        "WHERE table_schema = 'mcp_identity' AND table_name <> 'alembic_version' AND data_type = 'text'"
+    )
+    if engine.dialect.name == "postgresql":
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql(query).scalars().all() == ["C"]

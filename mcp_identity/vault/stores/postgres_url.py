@@ -20,6 +20,7 @@ from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import ConfigurationError
 
 _FORM = "postgresql://<user>[:<password>]@<host>[:<port>]/<database>[?<parameter>=<value>&…]"
+_UNREADABLE = f"the database URL cannot be read; it is {_FORM}, with %XX for what means something"
 _PASSWORD_FROM = "password_from"  # noqa: S105 - the name of a parameter
 _ALLOWED = frozenset(
     {
@@ -84,7 +85,10 @@ def parse_url(url: str, read_secret: Callable[[str], Secret]) -> PostgresAddress
     Raises:
         ConfigurationError: If the URL does not stand, or the driver is not installed; the message repeats nothing of it.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ConfigurationError(_UNREADABLE) from None
     query = parse_qsl(parts.query, keep_blank_values=True)
     references = [value for name, value in query if name == _PASSWORD_FROM]
     plain = urlunsplit(parts._replace(query=urlencode([pair for pair in query if pair[0] != _PASSWORD_FROM])))
@@ -129,7 +133,7 @@ def _parsed(url: str) -> tuple[dict[str, str], dict[str, str], frozenset[str]]:
     try:
         options = Conninfo.parse(url.encode())
     except (OperationalError, UnicodeError):  # the driver's own text repeats what it does not like
-        raise ConfigurationError(f"the database URL cannot be read; it is {_FORM}, with %XX for what means something") from None
+        raise ConfigurationError(_UNREADABLE) from None
     given = {each.keyword.decode(): each.val.decode() for each in options if each.val is not None}
     defaults = {each.keyword.decode(): (each.compiled or b"").decode() for each in options if each.envvar}
     for name in ("service", "password"):  # an empty service is one that is looked for
