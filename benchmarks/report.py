@@ -18,6 +18,7 @@ from typing import Any
 
 from kit import ROOT
 from kit.machine import Disk, Machine
+from kit.scenario import SCENARIOS
 from kit.show import RESULTS, Chart, Goal, Result, Table, circumstances, footer, goal_row
 
 DOCUMENT = ROOT / "docs" / "performance.md"
@@ -68,7 +69,7 @@ def _goals(results: dict[str, Result]) -> str:
     rows: list[list[str]] = []
     for result in results.values():
         rows += [[result.title, *goal_row(goal)] for goal in result.goals]
-    return _table(["", "what", "goal", "measured", ""], rows)
+    return _table(["", "what", "goal", "measured", ""], rows, left=2)
 
 
 def _machine(result: Result) -> str:
@@ -85,7 +86,7 @@ def _figures(result: Result, pictures: Path) -> str:
     from kit.charts import draw_chart
 
     pictures.mkdir(exist_ok=True)
-    parts = [_table(table.columns, table.rows) for table in result.tables]
+    parts = [f"{result.question}\n", *(_table(table.columns, table.rows) for table in result.tables)]
     for chart in result.charts:
         path = draw_chart(chart, pictures, footer(result.machine))
         parts.append(f"![{chart.title}]({pictures.name}/{path.name})\n")
@@ -93,8 +94,9 @@ def _figures(result: Result, pictures: Path) -> str:
     return "\n".join(parts)
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> str:
-    lines = [columns, ["---", *("--:" for _ in columns[1:])], *rows]
+def _table(columns: list[str], rows: list[list[str]], left: int = 1) -> str:
+    """A table of Markdown, whose first columns stand at the left, as words do."""
+    lines = [columns, ["---" if place < left or not column else "--:" for place, column in enumerate(columns)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
@@ -105,7 +107,8 @@ def main() -> None:
     options.add_argument("--document", type=Path, default=DOCUMENT, metavar="FILE", help="what to write into")
     options.add_argument("--allow-quick", action="store_true", help="take smoke runs, too: to see what it looks like")
     given = options.parse_args()
-    results = {path.stem: load(path) for path in sorted(given.results.glob("*.json"))}
+    found = {path.stem: load(path) for path in sorted(given.results.glob("*.json"))}
+    results = {name: found[name] for name in (*SCENARIOS, *found) if name in found}
     smoke = sorted(name for name, result in results.items() if result.quick)
     if not results:
         sys.exit("nothing was measured yet; run `make bench` first")

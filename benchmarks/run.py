@@ -16,21 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from kit.scenario import SCENARIOS
 from kit.show import Goal, console, goal_row, results_folder, rich_table
-
-SCENARIOS: dict[str, float] = {
-    "startup": 1.5,
-    "in_process": 1.5,
-    "cached_token": 9,
-    "many_grants": 6,
-    "refresh_storm": 2,
-    "m2m": 0.5,
-    "hanging_provider": 1,
-    "rewrap": 3,
-    "calls": 0.5,
-    "slow_connections": 0.5,
-}
-"""In order, with about how many minutes each takes on two cores."""
 
 
 def run(name: str, results: Path, *, quick: bool) -> bool:
@@ -50,10 +37,12 @@ def goals(results: Path, names: list[str]) -> list[Goal]:
 
 def main() -> None:
     """Run all, or some."""
-    options = argparse.ArgumentParser(description="Run all benchmarks, one after the other.")
+    options = argparse.ArgumentParser(
+        description="Run all benchmarks, one after the other.", epilog=f"The scenarios: {', '.join(SCENARIOS)}."
+    )
     options.add_argument("--quick", action="store_true", help="a smoke run of a minute or two; its figures mean nothing")
-    options.add_argument("--only", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), help="these alone")
-    options.add_argument("--skip", nargs="+", choices=SCENARIOS, default=[], help="all but these")
+    options.add_argument("--only", nargs="+", choices=SCENARIOS, metavar="NAME", default=list(SCENARIOS), help="these alone")
+    options.add_argument("--skip", nargs="+", choices=SCENARIOS, metavar="NAME", default=[], help="all but these")
     options.add_argument("--results", type=Path, default=None, metavar="FOLDER", help="where JSON and charts go")
     given = options.parse_args()
     names = [name for name in SCENARIOS if name in given.only and name not in given.skip]

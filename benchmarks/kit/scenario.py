@@ -15,6 +15,19 @@ from kit.databases import KINDS, DatabaseKind, Databases, databases
 from kit.machine import Disk, disk, machine
 from kit.show import Chart, Goal, Result, Table, console, results_folder, show
 
+SCENARIOS: dict[str, float] = {
+    "startup": 1.5,
+    "in_process": 1.5,
+    "cached_token": 9,
+    "many_grants": 6,
+    "refresh_storm": 2,
+    "m2m": 0.5,
+    "hanging_provider": 1,
+    "rewrap": 3,
+    "calls": 0.5,
+    "slow_connections": 0.5,
+}
+"""In order, with about how many minutes each takes on two cores."""
 ROUNDS = 5
 SEED = 20_260_728
 
