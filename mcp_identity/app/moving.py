@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from mcp_identity.app import SystemClock, SystemEntropy, vault_location
 from mcp_identity.domain.audit import AuditEvent
-from mcp_identity.domain.errors import ConfigurationError, InvalidRequest, NotFound
+from mcp_identity.domain.errors import ConfigurationError, InvalidRequest
 from mcp_identity.domain.identity import DEFAULT_TENANT, User
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def look(settings: Settings) -> Overview:
     """What there is, without its key; nothing is changed.
 
     Raises:
-        NotFound: If there is no vault.
+        ConfigurationError: If there is no vault.
         StorageError: If its database cannot be read now.
     """
     from mcp_identity.vault.moving.looking import look_at
@@ -61,7 +61,7 @@ def look(settings: Settings) -> Overview:
     location = vault_location(settings)
     found = look_at(location)
     if found is None:
-        raise NotFound(f"there is no vault {location.name}; the first start makes it, or: mcp-identity init")
+        raise ConfigurationError(f"there is no vault {location.name}; the first start makes it, or: mcp-identity init")
     return found
 
 
@@ -115,9 +115,7 @@ def back_up(settings: Settings, path: Path | None, stream: BinaryIO | None, begu
         progress = begun(sum(count_source(opened).values()))
         event = _event(settings, opened.vault_id, "backup_vault").ending("ok", to=str(path or "standard output"))
         if stream is not None:
-            contents = write(opened, stream, event, _seams(), progress)
-            stream.flush()
-            return contents
+            return write(opened, stream, event, _seams(), progress)
         if path is None:
             raise InvalidRequest("name the file to write")
         with new_file(path, os.urandom(8).hex()) as file:
@@ -224,13 +222,13 @@ def _open(location: VaultLocation) -> OpenedVault:
     """Open a vault that is there; none is made.
 
     Raises:
-        NotFound: If there is none.
+        ConfigurationError: If there is none.
     """
     from mcp_identity.app import has_vault
     from mcp_identity.vault.opening import open_location
 
     if not has_vault(location):
-        raise NotFound(f"there is no vault {location.name}; the first start makes it, or: mcp-identity init")
+        raise ConfigurationError(f"there is no vault {location.name}; the first start makes it, or: mcp-identity init")
     return open_location(location, SystemClock(), SystemEntropy())
 
 

@@ -80,18 +80,18 @@ class Head:
         key = self.key
         return (
             self.vault_id, self.schema_version, self.made_at, self.key_id, self.salt, self.commitment,
-            key.id, key.version, key.purpose, key.backend_key_id, key.wrapped, key.constant, key.state,
+            key.id, key.version, key.purpose, key.backend_key_id, key.wrapped, key.constant,
         )  # fmt: skip
 
 
-_HEAD_KINDS = (str, int, int, str, bytes, bytes, str, int, str, str, bytes, bytes, str)
+_HEAD_KINDS = (str, int, int, str, bytes, bytes, str, int, str, str, bytes, bytes)
 
 
 def _head(cells: Cells) -> Head:
     if tuple(map(type, cells)) != _HEAD_KINDS:
         raise VaultCorrupt(_DAMAGED)
-    vault_id, schema, made_at, key_id, salt, commitment, row_id, version, purpose, backend, wrapped, constant, state = cells
-    key = WrappedKey(row_id, VAULT, purpose, version, backend, wrapped, constant, state)  # type: ignore[arg-type]
+    vault_id, schema, made_at, key_id, salt, commitment, row_id, version, purpose, backend, wrapped, constant = cells
+    key = WrappedKey(row_id, VAULT, purpose, version, backend, wrapped, constant)  # type: ignore[arg-type]
     return Head(vault_id, schema, made_at, key_id, key, salt, commitment)  # type: ignore[arg-type]
 
 

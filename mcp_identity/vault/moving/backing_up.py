@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,16 +19,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.errors import Conflict, VaultCorrupt, VaultUnavailable
-from mcp_identity.vault.failures import storage_failure
 from mcp_identity.vault.keys import VAULT
 from mcp_identity.vault.kms.backend import KeyBackend
 from mcp_identity.vault.kms.local import sync_folder
 from mcp_identity.vault.moving.archive import Archive, Head, check_archive, write_archive
 from mcp_identity.vault.moving.cells import Cell, Contents
-from mcp_identity.vault.moving.copying import load_vault_key, require_state
+from mcp_identity.vault.moving.copying import interrupted, load_vault_key, require_state
 from mcp_identity.vault.moving.filling import fill, finish_filling, remove_strangers
 from mcp_identity.vault.moving.inspecting import Findings, Inspection
-from mcp_identity.vault.moving.reading import Progress, digest_key, read_contents, snapshot
+from mcp_identity.vault.moving.reading import Progress, digest_key, read_contents, said, snapshot
 from mcp_identity.vault.moving.sealed_stream import made_durable
 from mcp_identity.vault.moving.settling import EPOCHS, Settled, Settling, Wishes
 from mcp_identity.vault.moving.state import State
@@ -76,12 +76,15 @@ def back_up(opened: OpenedVault, file: BinaryIO, event: AuditEvent, seams: Seams
     try:
         load_vault_key(opened)
         write_down(opened.store, opened.ring, seams, event)
-        with snapshot(opened.store) as connection:
+        with said(), snapshot(opened.store) as connection:
             state = require_state(connection, opened.store.name)
             opened.ring.load(VAULT, read_wrapped_keys(connection, VAULT))  # as of this very moment
-            return write_archive(connection, state, opened.ring, file, seams, progress)
+            contents = write_archive(connection, state, opened.ring, file, seams, progress)
+        file.flush()
     except OSError as error:
         raise VaultUnavailable(f"the archive cannot be written ({error.strerror or type(error).__name__})") from None
+    else:
+        return contents
     finally:
         opened.store.release()
 
@@ -172,9 +175,8 @@ def restore(
             carry_back(archive, store, progress, resumed=resumed)
             findings = verify_restored(archive, contents, store, seams, progress)
             settled = settle(archive, state, store, event, wishes, seams)
-    except SQLAlchemyError as error:
-        failure = storage_failure(error)
-        raise VaultUnavailable(f"{failure.message}; run the same command again") from None
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        raise interrupted(error) from None
     return RestoreReport(archive.head, contents, findings, settled, resumed)
 
 

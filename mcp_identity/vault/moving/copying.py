@@ -9,6 +9,7 @@ Each step is a function of its own, and each may be the last one that a killed p
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,13 +18,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.errors import Conflict, VaultCorrupt, VaultUnavailable
-from mcp_identity.vault.failures import storage_failure
+from mcp_identity.vault.failures import describe
 from mcp_identity.vault.keys import VAULT, KeyRing
+from mcp_identity.vault.marks import FILLING
 from mcp_identity.vault.moving.cells import Contents
 from mcp_identity.vault.moving.filling import fill, finish_filling, remove_strangers
 from mcp_identity.vault.moving.inspecting import Findings, Inspection
-from mcp_identity.vault.moving.reading import Progress, VaultRows, digest_key, read_contents, read_rows, snapshot
-from mcp_identity.vault.moving.state import CARRIED, State, count_rows, read_state
+from mcp_identity.vault.moving.reading import Progress, VaultRows, digest_key, read_contents, read_rows, said, snapshot
+from mcp_identity.vault.moving.state import CARRIED, State, count_rows, read_state, require_ours
 from mcp_identity.vault.moving.target import Target
 from mcp_identity.vault.moving.trail import Seams, write_down
 from mcp_identity.vault.opening import OpenedVault
@@ -52,6 +54,12 @@ class CopyReport:
     was_complete: bool = False
 
 
+def interrupted(error: Exception) -> VaultUnavailable:
+    """What is said of a failure in the middle: what was begun can be gone on with."""
+    why = getattr(error, "strerror", None) or describe(error)
+    return VaultUnavailable(f"it could not be finished ({why}); nothing opens what is there: run the same command again")
+
+
 def load_vault_key(opened: OpenedVault) -> None:
     """Unwrap the vault's own key, which the trail and the digests need.
 
@@ -59,14 +67,14 @@ def load_vault_key(opened: OpenedVault) -> None:
         VaultUnavailable: If the database cannot be read now.
         VaultCorrupt: If the key was changed outside the product.
     """
-    with snapshot(opened.store) as connection:
+    with said(), snapshot(opened.store) as connection:
         keys = read_wrapped_keys(connection, VAULT)
     opened.ring.load(VAULT, keys)
 
 
 def count_source(opened: OpenedVault) -> Mapping[str, int]:
     """How much there is to carry, by table; others may still be writing."""
-    with snapshot(opened.store) as connection:
+    with said(), snapshot(opened.store) as connection:
         return count_rows(connection)
 
 
@@ -90,9 +98,8 @@ def copy_vault(opened: OpenedVault, target: Target, event: AuditEvent, seams: Se
         write_down(opened.store, opened.ring, seams, event.ending("ok", to=target.name))
         with opened.store.standing_still(), snapshot(opened.store) as connection:
             return _copy(opened, connection, target, event, seams, progress)
-    except SQLAlchemyError as error:
-        failure = storage_failure(error)
-        raise VaultUnavailable(f"{failure.message}; run the same command again to go on") from None
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        raise interrupted(error) from None
     finally:
         opened.store.release()
 
@@ -129,18 +136,16 @@ def require_state(connection: Connection, name: str) -> State:
         VaultUnavailable: If it is of another schema, or being filled itself.
     """
     state = read_state(connection)
-    if state is None:
-        raise VaultUnavailable(f"{name} holds no vault", retryable=False)
-    state.require_ours(name)
+    require_ours(name, state.schema_version, state.minimum_writer)
     return state
 
 
 def _finished(opened: OpenedVault, source: Connection, target: Target, state: State, progress: Progress) -> CopyReport | None:
     """The report of a copy that an earlier attempt had finished, if it is one and nobody has used it since."""
     standing = target.standing()
-    if standing is None or standing.vault_id != state.vault_id or standing.is_being_filled:
+    if standing is None or standing.vault_id != state.vault_id or standing.minimum_writer == FILLING:
         return None
-    standing.require_ours(target.name)
+    require_ours(target.name, standing.schema_version, standing.minimum_writer)
     with snapshot(target.store) as copy:
         key = digest_key(opened.ring)
         mine, theirs = (read_contents(each, key, progress, "compared") for each in (source, copy))

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from mcp_identity.domain.credentials import GrantState
-from mcp_identity.domain.errors import IdentityError, VaultCorrupt
+from mcp_identity.domain.errors import VaultCorrupt
 from mcp_identity.vault.keys import VAULT, KeyNotLoaded, KeyRing
 from mcp_identity.vault.moving.reading import AT_ONCE, Progress, read_rows, row_of
 from mcp_identity.vault.moving.trail import Seams
@@ -73,7 +73,7 @@ class Inspection(Records):
                 findings.checked += 1
                 try:
                     self._with_keys(lambda: self._look_at(protected, row_of(target, row), findings))  # noqa: B023 - called at once
-                except IdentityError:
+                except VaultCorrupt:
                     findings.note(target.name)
             progress("opened", target.name, len(rows))
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from mcp_identity.vault.moving.reading import snapshot
+from mcp_identity.vault.marks import FILLING
+from mcp_identity.vault.moving.reading import said, snapshot
 from mcp_identity.vault.moving.state import CARRIED, State, count_rows, read_state
 from mcp_identity.vault.opening import VaultLocation
 from mcp_identity.vault.writer import SCHEMA_VERSION, WRITER_VERSION
@@ -42,20 +43,20 @@ def look_at(location: VaultLocation) -> Overview | None:
         VaultCorrupt: If it is no vault.
     """
     site = location.site()
-    site.check_surroundings()
-    if not site.has_vault():
-        return None
-    with snapshot(site.bare()) as connection:
-        state = read_state(connection)
-        if state is None:
+    with said():
+        site.check_surroundings()
+        if not site.has_vault():
             return None
-        ours = state.schema_version == SCHEMA_VERSION
-        rows = count_rows(connection) if ours else {}
-        return Overview(site.name, connection.dialect.name, state, _condition(state), _size(connection, location), rows)
+        for _ in site.states():  # changes nothing, and refuses what is no vault
+            continue
+        with snapshot(site.bare()) as connection:
+            state = read_state(connection)
+            rows = count_rows(connection) if state.schema_version == SCHEMA_VERSION else {}
+            return Overview(site.name, connection.dialect.name, state, _condition(state), _size(connection, location), rows)
 
 
 def _condition(state: State) -> str:
-    if state.is_being_filled:
+    if state.minimum_writer == FILLING:
         return "being filled"
     if state.schema_version > SCHEMA_VERSION or state.minimum_writer > WRITER_VERSION:
         return "newer version"

@@ -8,16 +8,16 @@ always comes to an end. On PostgreSQL it is REPEATABLE READ, READ ONLY, through 
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Connection, Row, Table, select
+from sqlalchemy import Column, Connection, CursorResult, Row, Table, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from mcp_identity.vault.envelope import derive
 from mcp_identity.vault.failures import storage_failure
-from mcp_identity.vault.keys import VAULT, KeyRing
+from mcp_identity.vault.keys import KeyRing
 from mcp_identity.vault.moving.cells import Cells, Contents, Digest, checked, contents_of, encode_cells
 from mcp_identity.vault.moving.state import CARRIED
 from mcp_identity.vault.stores.store import Store
@@ -33,27 +33,48 @@ def unwatched(_step: str, _table: str, _rows: int) -> None:
 
 
 @contextlib.contextmanager
-def snapshot(store: Store) -> Generator[Connection]:
-    """A transaction that reads a vault as it is at this moment.
+def said() -> Generator[None]:
+    """What the database refuses is said as everywhere.
 
     Raises:
-        VaultUnavailable: If the database cannot be read now.
+        VaultUnavailable: If it cannot be used now.
         VaultCorrupt: If it is damaged.
     """
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        raise storage_failure(error) from None
+
+
+@contextlib.contextmanager
+def snapshot(store: Store) -> Generator[Connection]:
+    """A transaction that reads a vault as it is at this moment; whatever is still being read ends with it."""
     engine = store.carrying_engine()
     try:
         with engine.connect() as connection, connection.begin():
-            yield connection
-    except SQLAlchemyError as error:
-        raise storage_failure(error) from None
+            unread: list[CursorResult[Any]] = []
+            connection.info[_UNREAD] = unread
+            try:
+                yield connection
+            finally:
+                for each in unread:
+                    with contextlib.suppress(SQLAlchemyError):
+                        each.close()
     finally:
         engine.dispose()
 
 
+_UNREAD = "unread"
+
+
 def read_rows(connection: Connection, table: Table, *order: Column[Any]) -> Iterator[Sequence[Row[Any]]]:
-    """All rows of a table, some at a time."""
+    """All rows of a table, some at a time, out of a snapshot."""
     options = {"stream_results": True, "yield_per": AT_ONCE}
-    yield from connection.execute(select(table).order_by(*order), execution_options=options).partitions()
+    result = connection.execute(select(table).order_by(*order), execution_options=options)
+    unread: list[CursorResult[Any]] = connection.info[_UNREAD]
+    unread.append(result)
+    yield from result.partitions()
+    unread.remove(result)
 
 
 def row_of(table: Table, row: Sequence[Any]) -> dict[str, Any]:
@@ -73,7 +94,7 @@ def read_cells(connection: Connection, table: Table) -> Iterator[list[Cells]]:
 
 def digest_key(ring: KeyRing) -> bytes:
     """The key of this vault's digests: the same rows come to the same digest in every database and archive of it."""
-    return derive(ring.current(VAULT).material, "row-digest")
+    return ring.derived("row-digest")
 
 
 def read_contents(connection: Connection, key: bytes, progress: Progress, step: str) -> Contents:

@@ -16,7 +16,7 @@ from sqlalchemy import RowMapping, Table, delete, select, update
 
 from mcp_identity.domain.consent import OPEN_STATES, ConsentState
 from mcp_identity.domain.credentials import GrantState, Reason
-from mcp_identity.domain.errors import ConsentExpired, IdentityError
+from mcp_identity.domain.errors import ConsentExpired, VaultCorrupt
 from mcp_identity.vault.moving.inspecting import Inspection
 from mcp_identity.vault.moving.trail import Seams
 from mcp_identity.vault.records import Records
@@ -131,7 +131,7 @@ class Settling(Inspection):
                 if values := changed(row):
                     self._with_keys(lambda: self._update_row(name, row["tenant_id"], row, values))  # noqa: B023 - called at once
                     count += 1
-            except IdentityError:
+            except VaultCorrupt:
                 settled.left += 1
         return count
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, inspect, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from mcp_identity.domain.errors import VaultCorrupt, VaultUnavailable
 from mcp_identity.vault.columns import metadata
@@ -33,40 +33,31 @@ class State:
     key_check: bytes
     created_at: int
 
-    @property
-    def is_being_filled(self) -> bool:
-        """Whether a copy or a restore is not finished."""
-        return self.minimum_writer == FILLING
 
-    def require_ours(self, name: str) -> None:
-        """Refuse a vault that this version cannot carry.
+def require_ours(name: str, schema_version: int, minimum_writer: int) -> None:
+    """Refuse a vault that this version cannot carry.
 
-        Raises:
-            VaultUnavailable: If it is being filled, or of another schema.
-        """
-        if self.schema_version > SCHEMA_VERSION or self.minimum_writer > WRITER_VERSION:
-            raise unusable(name, self.minimum_writer)
-        if self.schema_version < SCHEMA_VERSION:
-            raise VaultUnavailable(f"{name} has an older schema; upgrade it first: mcp-identity vault migrate", retryable=False)
+    Raises:
+        VaultUnavailable: If it is being filled, or of another schema.
+    """
+    if schema_version > SCHEMA_VERSION or minimum_writer > WRITER_VERSION:
+        raise unusable(name, minimum_writer)
+    if schema_version < SCHEMA_VERSION:
+        raise VaultUnavailable(f"{name} has an older schema; upgrade it first: mcp-identity vault migrate", retryable=False)
 
 
 _COLUMNS = tuple(State.__dataclass_fields__)
 
 
-def read_state(connection: Connection) -> State | None:
-    """What the database says; None where there is no vault.
+def read_state(connection: Connection) -> State:
+    """What the database says of the vault in it.
 
     Raises:
-        VaultCorrupt: If there is something else of our names.
+        VaultCorrupt: If it says nothing, or something else.
     """
-    names = set(inspect(connection).get_table_names())
-    if _STATE.name not in names:
-        if names & metadata.tables.keys():
-            raise VaultCorrupt("the database holds tables of our names, but no vault; name an empty one")
-        return None
     rows = connection.execute(select(_STATE)).mappings().all()
     if len(rows) != 1:
-        raise VaultCorrupt("the database holds the tables of a vault, but no vault; name an empty one")
+        raise VaultCorrupt("the database holds no vault; restore it from a backup")
     row = intact(_STATE.name, rows[0])
     return State(*(row[name] for name in _COLUMNS))
 

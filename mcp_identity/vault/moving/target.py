@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from mcp_identity.domain.errors import Conflict
+from mcp_identity.domain.errors import Conflict, VaultCorrupt
 from mcp_identity.vault.making import run_migrations
-from mcp_identity.vault.moving.reading import snapshot
-from mcp_identity.vault.moving.state import State, insert_state, read_state
-from mcp_identity.vault.stores.site import Site
+from mcp_identity.vault.marks import FILLING
+from mcp_identity.vault.moving.state import State, insert_state
+from mcp_identity.vault.stores.site import Site, VaultState
 from mcp_identity.vault.stores.store import Store
 
 
@@ -41,8 +41,8 @@ class Target:
         """How it is read and written, by whoever is alone with it."""
         return self.site.bare()
 
-    def standing(self) -> State | None:
-        """What is there; None for nothing.
+    def standing(self) -> VaultState | None:
+        """What is there, read without changing a byte of it; None for nothing.
 
         Raises:
             ConfigurationError: If others can get at the place.
@@ -51,11 +51,11 @@ class Target:
         self.site.check_surroundings()
         if not self.site.has_vault():
             return None
-        with snapshot(self.store) as connection:
-            found = read_state(connection)
-        if found is None:
-            raise Conflict(f"{self.name} holds something that is no vault, which is left as it is; name an empty database")
-        return found
+        try:
+            return list(self.site.states())[-1]
+        except VaultCorrupt:
+            what = "something that is no vault, or a damaged one"
+            raise Conflict(f"{self.name} holds {what}, which is left as it is; name an empty database") from None
 
     def begin(self, state: State) -> bool:
         """Make the schema, and the vault that is marked as being filled, in one step.
@@ -93,10 +93,10 @@ class Target:
             self._require_begun(self.standing(), state)
             yield self.store
 
-    def _require_begun(self, standing: State | None, state: State) -> None:
+    def _require_begun(self, standing: VaultState | None, state: State) -> None:
         if standing is None or standing.vault_id != state.vault_id:
             raise Conflict(f"{self.name} holds another vault, which is left as it is; name an empty database")
-        if not standing.is_being_filled:
+        if standing.minimum_writer != FILLING:
             raise Conflict(f"{self.name} holds this vault already, and may have been used since; it is left as it is")
 
 

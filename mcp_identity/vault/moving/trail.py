@@ -12,10 +12,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.clock import Clock, Entropy
-from mcp_identity.domain.errors import AuditUnavailable, VaultUnavailable
+from mcp_identity.domain.errors import AuditUnavailable
 from mcp_identity.vault.failures import is_conflict, storage_failure
 from mcp_identity.vault.keys import KeyRing
-from mcp_identity.vault.moving.state import read_state
+from mcp_identity.vault.moving.state import read_state, require_ours
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.base import Caches
 from mcp_identity.vault.records.chain import AuditChain
@@ -62,10 +62,8 @@ def write_down(
             try:
                 with engine.begin() as connection:
                     state = read_state(connection)
-                    if state is None:
-                        raise VaultUnavailable(f"{store.name} holds no vault")
                     if unmarked:
-                        state.require_ours(store.name)
+                        require_ours(store.name, state.schema_version, state.minimum_writer)
                     chain = AuditChain(seams.entropy.random_bytes(16).hex())
                     records = Records(connection, ring, seams.entropy, Caches(), chain, seams.clock.now())
                     records.append_audit(work(records) or event)
