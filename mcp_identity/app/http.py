@@ -188,7 +188,7 @@ def _release_routes(caller: Caller, post: Post, streams: Streams) -> list[Route]
     """Where agent code redeems a handle; who guesses handles is stopped, whatever its own bearer is worth."""
     guesses = Guesses(post.limits)
     releases = Releases(caller.begin, guesses.count, metadata_url(post.base_url, ""))
-    return [Route(RELEASES_PATH, Gate(guesses.before(releases), post, streams, edge="http", resource=""))]
+    return [Route(RELEASES_PATH, Gate(guesses.before(releases), post, streams, edge="http", resource="", confirms=False))]
 
 
 def _page_routes(prepared: app.Prepared, site: Site) -> list[Route]:

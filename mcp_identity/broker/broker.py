@@ -91,6 +91,14 @@ class Broker:
         self.refusals = Refusals(services)
         self._swept_at = services.clock.monotonic()
 
+    async def confirm(self) -> None:
+        """Let the vault say whether a remembered caller is still to be believed.
+
+        Raises:
+            Outdated: If not; they must be verified anew.
+        """
+        await self._services.vault.run(lambda _records: None)
+
     def call(self, principal: Principal, action: str) -> Call:
         """Begin a call of a verified principal."""
         return new_call(principal, action, self._services.entropy)

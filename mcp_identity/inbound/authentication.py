@@ -3,15 +3,18 @@
 Three kinds of bearer, told apart by how they begin: a workload's own key, a workload access token, and a JWT of an issuer that
 an operator added. What the vault says of the workload and the user is read in one unit of work for each call, so that whoever
 is disabled, removed or signed out is so at once. Which of several workloads a JWT speaks for follows from their authorizers;
-the caller's word chooses only between workloads that share their tokens. Nothing is kept of a bearer. Refusals are one text
-for every reason; counting, limiting and auditing them is done at the gate, which knows where they come from.
+the caller's word chooses only between workloads that share their tokens. Of a bearer nothing is kept but its digest, with what
+it proved; who is remembered by it is believed only until the vault has confirmed them (`domain/standing.py`). Refusals are one
+text for every reason; counting, limiting and auditing them is done at the gate, which knows where they come from.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from typing import Protocol, TypeVar
 
 from mcp_identity.domain.clock import Clock
@@ -19,6 +22,7 @@ from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import Unauthenticated
 from mcp_identity.domain.identity import Principal, Proof, User, UserKind, WorkloadIdentity
 from mcp_identity.domain.issuer import Issuer
+from mcp_identity.domain.standing import Standing
 from mcp_identity.domain.workload_key import WORKLOAD_KEY_PREFIX
 from mcp_identity.inbound.jwt import VerifiedToken, issuer_of, read_token, unauthenticated, verify_access_token
 from mcp_identity.inbound.workload_keys import digest_of, find_key
@@ -30,6 +34,11 @@ from mcp_identity.vault.vault import Vault
 T = TypeVar("T")
 _CHANGES_SEEN = 3
 """How often the issuers may change under one authentication."""
+REMEMBERED_SECONDS = 60.0
+"""How long what a bearer proved is remembered; a key that an issuer withdraws counts no longer than that."""
+FRESH_SECONDS = 1.0
+"""How lately this process must have looked at the vault's configuration for anybody to be remembered."""
+MOST_REMEMBERED = 4096
 
 
 class Keys(Protocol):
@@ -57,6 +66,15 @@ class VerifiedUser:
     tool_scopes: frozenset[str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Whom a bearer proved, under which configuration epoch, and when by the monotonic clock."""
+
+    principal: Principal
+    epoch: int
+    at: float
+
+
 class Authenticator:
     """Believes bearers, or does not."""
 
@@ -74,6 +92,7 @@ class Authenticator:
         self._tokens = tokens
         self._clock = clock
         self._issuers: tuple[Issuer, ...] = ()
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
 
     async def authenticate(self, bearer: Secret, *, edge: str, workload_hint: str = "") -> Principal:
         """The principal that a bearer proves.
@@ -89,9 +108,35 @@ class Authenticator:
             TokenExpired: If it did, and has ended.
             StorageError: If that cannot be known now.
         """
-        text = bearer.reveal()
+        principal, epoch = await self._verify(bearer.reveal(), edge, workload_hint)
+        self._remember(_name_of(bearer, edge, workload_hint), principal, epoch)
+        return principal
+
+    def recall(self, bearer: Secret, *, edge: str, workload_hint: str = "") -> tuple[Principal, Standing] | None:
+        """The principal that this bearer proved a moment ago, under the configuration that still holds as far as is known.
+
+        Whoever takes this word must have it confirmed before anything leaves.
+        """
+        name = _name_of(bearer, edge, workload_hint)
+        known = self._known.get(name)
+        if known is None:
+            return None
+        principal, now = known.principal, self._clock.monotonic()
+        is_over = principal.expires_at is not None and principal.expires_at <= self._clock.now()
+        if is_over or now - known.at > REMEMBERED_SECONDS or known.epoch != self._vault.recent_epoch(FRESH_SECONDS):
+            return None
+        return principal, Standing(known.epoch)
+
+    def _remember(self, name: bytes, principal: Principal, epoch: int) -> None:
+        self._known[name] = _Known(principal, epoch, self._clock.monotonic())
+        self._known.move_to_end(name)
+        if len(self._known) > MOST_REMEMBERED:
+            self._known.popitem(last=False)
+
+    async def _verify(self, text: str, edge: str, workload_hint: str) -> tuple[Principal, int]:
+        """The principal, and the configuration epoch that they were read under."""
         if text.startswith(WORKLOAD_KEY_PREFIX):
-            digest = digest_of(bearer)
+            digest = digest_of(Secret(text))
             return await self._ask(lambda records: _principal_of_key(records, digest, edge))
         if text.startswith(WORKLOAD_TOKEN_PREFIX):
             token = self._tokens.open(text)
@@ -106,23 +151,24 @@ class Authenticator:
             TokenExpired: If it did, and has ended.
             StorageError: If that cannot be known now.
         """
-        return await self._of_jwt(token.reveal(), lambda records, verified: _user_for(records, verified, principal))
+        user, _ = await self._of_jwt(token.reveal(), lambda records, verified: _user_for(records, verified, principal))
+        return user
 
-    async def _of_jwt(self, text: str, decide: Callable[[Records, VerifiedToken], T | None]) -> T:
-        """Verify a JWT, and let the vault decide what it proves."""
+    async def _of_jwt(self, text: str, decide: Callable[[Records, VerifiedToken], T | None]) -> tuple[T, int]:
+        """Verify a JWT, and let the vault decide what it proves, under which configuration epoch."""
         token = read_token(text)
         for _ in range(_CHANGES_SEEN):
             issuer = await self._issuer(token)
             verified = verify_access_token(token, issuer, await self._keys.get(issuer, token.key_id), self._clock.now())
 
-            def unit(records: Records, verified: VerifiedToken = verified) -> tuple[bool, T | None]:
+            def unit(records: Records, verified: VerifiedToken = verified) -> tuple[bool, T | None, int]:
                 # An issuer that was removed or changed since we looked vouches for nothing.
                 stands = any(each == verified.issuer for each in records.all_issuers())
-                return stands, decide(records, verified) if stands else None
+                return stands, decide(records, verified) if stands else None, records.caches.epoch
 
-            stands, found = await self._vault.run(unit)
+            stands, found, epoch = await self._vault.run(unit)
             if found is not None:
-                return found
+                return found, epoch
             if stands:
                 break
             self._issuers = ()
@@ -136,12 +182,16 @@ class Authenticator:
             self._issuers = await self._vault.run(lambda records: records.all_issuers())
             return issuer_of(token, self._issuers)
 
-    async def _ask(self, unit: Callable[[Records], T | None]) -> T:
+    async def _ask(self, unit: Callable[[Records], T | None]) -> tuple[T, int]:
         """Run a unit; one that finds nobody says None, since one that raises would cost the writer what it has decoded."""
-        found = await self._vault.run(unit)
+        found, epoch = await self._vault.run(lambda records: (unit(records), records.caches.epoch))
         if found is None:
             raise unauthenticated()
-        return found
+        return found, epoch
+
+
+def _name_of(bearer: Secret, edge: str, workload_hint: str) -> bytes:
+    return sha256(f"{edge}\n{workload_hint}\n{bearer.reveal()}".encode()).digest()
 
 
 def _principal_of_key(records: Records, digest: bytes, edge: str) -> Principal | None:

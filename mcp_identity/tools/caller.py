@@ -16,14 +16,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
+from mcp_identity.domain.errors import IdentityError, Unauthenticated
 from mcp_identity.domain.identity import Proof, slug
+from mcp_identity.domain.standing import Outdated, standing
 from mcp_identity.tools.limits import caller_of, group_of
+from mcp_identity.tools.results import protocol_error
 
 if TYPE_CHECKING:
     from mcp_identity.broker.audit import Call
     from mcp_identity.broker.broker import Broker
     from mcp_identity.domain.credentials import Secret
     from mcp_identity.domain.identity import Principal, User
+    from mcp_identity.domain.standing import Standing
     from mcp_identity.tools.limits import Limits
     from mcp_identity.tools.users import VerifiedUser
 
@@ -41,6 +45,10 @@ class Authenticator(Protocol):
             TokenExpired: If it did once.
             StorageError: If that cannot be known now.
         """
+        ...
+
+    def recall(self, bearer: Secret, *, edge: str, workload_hint: str = "") -> tuple[Principal, Standing] | None:
+        """The principal that it proved a moment ago; to be confirmed before anything leaves."""
         ...
 
     async def verify_user_token(self, principal: Principal, token: Secret) -> VerifiedUser:
@@ -72,6 +80,23 @@ class Caller(Protocol):
 
     async def around(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
         """Server middleware around each message."""
+        ...
+
+    async def confirm(self) -> None:
+        """See to it that the vault has agreed to a remembered caller, before anything leaves.
+
+        Raises:
+            MCPError: If it has not.
+        """
+        ...
+
+    async def verify_again(self) -> None:
+        """The caller of this message was remembered from an older configuration: verify them anew.
+
+        Raises:
+            Unauthenticated: If they prove nobody, or somebody else, any more.
+            StorageError: If that cannot be known now.
+        """
         ...
 
 
@@ -123,6 +148,12 @@ class StdioCaller:
         self._client_name = self._client_name or _client_name(ctx)
         return await call_next(ctx)
 
+    async def confirm(self) -> None:
+        """Nobody is remembered here."""
+
+    async def verify_again(self) -> None:
+        """Nobody is remembered here; who this is follows from the process."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
@@ -131,10 +162,14 @@ class Arrived:
     Attributes:
         edge: ``http`` or ``sse``.
         principal: Verified; None behind a gate that asks nobody.
+        remembered: How far the principal is to be believed; None for one that was verified with this request.
+        verify: Verifies the bearer of this request.
     """
 
     edge: str
     principal: Principal | None
+    remembered: Standing | None = None
+    verify: Callable[[], Awaitable[Principal]] | None = None
 
 
 _arrived: ContextVar[Arrived] = ContextVar("arrived")
@@ -169,15 +204,51 @@ class HttpCaller:
 
     async def begin(self, action: str) -> tuple[Broker, Call]:
         """Begin a call of the principal whose bearer came with this request."""
-        principal = _arrived.get().principal
+        arrived = _arrived.get()
+        principal = arrived.principal
         if principal is None:
             raise RuntimeError("a request came past the gate without a principal")
+        standing.set(arrived.remembered)
         self._limits.admit(principal, has_room=_has_room.get())
         return self._broker, self._broker.call(principal, action)
 
     async def around(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Server middleware: count what runs; what a client says of itself counts for nothing here."""
-        return await _counted(self._limits, ctx, call_next)
+        """Server middleware: count what runs; what a client says of itself counts for nothing here.
+
+        Tool calls are confirmed by what they do in the vault. Whatever else is answered is confirmed first.
+        """
+        if ctx.method != "tools/call":
+            await self.confirm()
+            return await call_next(ctx)
+        try:
+            return await _counted(self._limits, ctx, call_next)
+        finally:
+            await self.confirm()  # of a call that touched nothing, e.g. of a tool that there is not
+
+    async def verify_again(self) -> None:
+        """Verify the bearer of the request that is being served."""
+        arrived = _arrived.get()
+        if arrived.verify is None or arrived.principal is None:
+            raise RuntimeError("nobody was remembered")
+        standing.set(None)
+        found = await arrived.verify()
+        if caller_of(found) != caller_of(arrived.principal):
+            raise Unauthenticated("the credential proves somebody else now")
+        _arrived.set(Arrived(arrived.edge, found))
+
+    async def confirm(self) -> None:
+        """See to it that the vault has agreed to whom we remember."""
+        arrived = _arrived.get()
+        if arrived.remembered is None or arrived.remembered.is_confirmed:
+            return
+        standing.set(arrived.remembered)
+        try:
+            try:
+                await self._broker.confirm()
+            except Outdated:
+                await self.verify_again()
+        except IdentityError as error:
+            raise protocol_error(error) from None
 
 
 class LoopbackCaller:
@@ -206,6 +277,12 @@ class LoopbackCaller:
         principal = replace(found[1], edge=edge)
         self._limits.admit(principal, has_room=_has_room.get())
         return local.broker, local.broker.call(principal, action)
+
+    async def confirm(self) -> None:
+        """Nobody is remembered here."""
+
+    async def verify_again(self) -> None:
+        """Nobody is remembered here; who this is follows from the machine."""
 
     async def around(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
         """Server middleware: the name that this session's client gave, and how much runs."""

@@ -25,13 +25,15 @@ from mcp.server.mcpserver.exceptions import (
     UnexpectedResourceError,
     UnexpectedToolError,
 )
-from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult
+from mcp.types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult
 from pydantic import ValidationError
 
 from mcp_identity.domain.errors import IdentityError, InsufficientScope, InvalidRequest, NotFound, clean_text
+from mcp_identity.domain.standing import Outdated
 from mcp_identity.tools import results
 from mcp_identity.tools.elicitation import watching
 from mcp_identity.tools.request_state import RequestStates
+from mcp_identity.tools.results import protocol_error
 from mcp_identity.tools.scopes import is_allowed, scopes_needed
 from mcp_identity.tools.texts import INSTRUCTIONS
 
@@ -102,17 +104,18 @@ class IdentityServer(MCPServer[Any]):
 
     async def _begin_round(self) -> Callable[[], Awaitable[None]]:
         """Find out whose call this is, before what a client carried for it is opened; gives what writes a refusal down."""
+        await self._caller.confirm()
         try:
             broker, call = await self._caller.begin("resume")
         except IdentityError as error:
-            raise _protocol_error(error) from None
+            raise protocol_error(error) from None
         self._states.note(broker, call.principal)
 
         async def write_down() -> None:
             try:
                 await broker.refuse(call, InvalidRequest("the state is not this call's own"))
             except IdentityError as error:
-                raise _protocol_error(error) from None
+                raise protocol_error(error) from None
 
         return write_down
 
@@ -120,6 +123,18 @@ class IdentityServer(MCPServer[Any]):
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
         """Call a tool; whatever fails becomes a tool error in the arm that its output schema has."""
+        try:
+            return await self._call(name, arguments, context)
+        except Outdated:  # its caller was remembered from an older configuration; nothing of it was done
+            try:
+                await self._caller.verify_again()
+            except IdentityError as error:
+                return results.error_answer(error, "")
+        return await self._call(name, arguments, context)
+
+    async def _call(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None
+    ) -> CallToolResult | InputRequiredResult:
         known = await self._known(name)
         token = _call.set(None)
         try:
@@ -128,6 +143,8 @@ class IdentityServer(MCPServer[Any]):
                 return await self._refuse(name, _unknown_argument(misspelt[0], known))
             return await super().call_tool(name, arguments, context)
         except ToolError as error:
+            if isinstance(error.__cause__, Outdated):
+                raise error.__cause__ from None
             return await self._refuse(name, _of_tool(name, error))
         finally:
             _call.reset(token)
@@ -141,12 +158,12 @@ class IdentityServer(MCPServer[Any]):
             return await super().read_resource(uri, context)
         except ResourceNotFoundError:
             # SEP-2164 wants the URI back; it is the caller's own, and may be anything.
-            raise _protocol_error(NotFound("there is no such resource"), uri=clean_text(str(uri), 256)) from None
+            raise protocol_error(NotFound("there is no such resource"), uri=clean_text(str(uri), 256)) from None
         except UnexpectedResourceError as error:
             cause = error.__cause__
             failed = cause if isinstance(cause, IdentityError) else _internal("a resource", cause)
             failed = await self._write_down(failed)
-            raise _protocol_error(failed, uri=clean_text(str(uri), 256), correlation_id=_correlation_id()) from None
+            raise protocol_error(failed, uri=clean_text(str(uri), 256), correlation_id=_correlation_id()) from None
         finally:
             _call.reset(token)
 
@@ -156,14 +173,14 @@ class IdentityServer(MCPServer[Any]):
         """Render a prompt; whatever does not fit becomes a protocol error that says our code."""
         prompt = next((prompt for prompt in await self.list_prompts() if prompt.name == name), None)
         if prompt is None:
-            raise _protocol_error(NotFound("there is no such prompt; see prompts/list"))
+            raise protocol_error(NotFound("there is no such prompt; see prompts/list"))
         known = [argument.name for argument in prompt.arguments or []]
         for argument in arguments or {}:
             if argument not in known:
-                raise _protocol_error(_unknown_argument(argument, known))
+                raise protocol_error(_unknown_argument(argument, known))
         for argument in prompt.arguments or []:
             if argument.required and argument.name not in (arguments or {}):
-                raise _protocol_error(InvalidRequest(f"the argument {argument.name} is missing"))
+                raise protocol_error(InvalidRequest(f"the argument {argument.name} is missing"))
         return await super().get_prompt(name, arguments, context)
 
     async def _known(self, tool: str) -> list[str]:
@@ -194,6 +211,8 @@ class IdentityServer(MCPServer[Any]):
                 await broker.refuse(call, error)
         except IdentityError as failed:
             return failed
+        except Outdated:
+            raise
         except Exception as failed:  # noqa: BLE001 - the SDK would answer with its text
             return _internal("the trail", failed)
         return error
@@ -221,12 +240,6 @@ def _unknown_argument(argument: str, known: list[str]) -> InvalidRequest:
     near = get_close_matches(argument[:_NAME_LIMIT], known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"its arguments are: {', '.join(known) or 'none'}"
     return InvalidRequest(f"there is no argument {clean_text(argument, _NAME_LIMIT)!r}; {hint}")
-
-
-def _protocol_error(error: IdentityError, **data: str) -> MCPError:
-    code = INVALID_PARAMS if error.actor == "agent" else INTERNAL_ERROR
-    said = {"code": error.code, "retryable": error.retryable, **{name: value for name, value in data.items() if value}}
-    return MCPError(code, f"{error.code}: {error.message}", data=said)
 
 
 def _correlation_id() -> str:

@@ -91,7 +91,7 @@ class Post:
 class Gate:
     """The gate of one resource."""
 
-    def __init__(self, app: ASGIApp, post: Post, streams: Streams, *, edge: str, resource: str) -> None:
+    def __init__(self, app: ASGIApp, post: Post, streams: Streams, *, edge: str, resource: str, confirms: bool = True) -> None:
         """Guard an application.
 
         Args:
@@ -100,7 +100,9 @@ class Gate:
             streams: Keeps the streams that are opened here.
             edge: ``http`` or ``sse``, for the trail.
             resource: The path of the resource that tokens are for, as its metadata names it.
+            confirms: Whether those behind have remembered callers confirmed.
         """
+        self._confirms = confirms
         self._app = AuthContextMiddleware(app)
         self._post = post
         self._streams = streams
@@ -117,21 +119,46 @@ class Gate:
             if _is_of_a_foreign_page(headers):
                 await challenges.say(challenges.foreign_page(), send)
                 return
-            await self._serve(scope, receive, send, headers, None, anyio.sleep_forever)
+            await self._serve(scope, receive, send, headers, Arrived(self._edge, None), anyio.sleep_forever)
             return
         came = self._read_bearer(headers)
         if not isinstance(came, _Bearer):
             await challenges.say(came, send)
             return
-        arrived = await self._authenticate(self._post.authenticator, came, headers, _source(scope))
-        if not isinstance(arrived, Principal):
-            await challenges.say(arrived, send)
+        found = await self._arrival(self._post.authenticator, came, headers, scope)
+        if not isinstance(found, Arrived):
+            await challenges.say(found, send)
             return
+        principal = found.principal
 
         async def expire() -> None:
-            await self._until_expired(came.secret, headers, arrived)
+            if principal is not None:
+                await self._until_expired(came.secret, headers, principal)
 
-        await self._serve(scope, receive, send, headers, arrived, expire)
+        await self._serve(scope, receive, send, headers, found, expire)
+
+    async def _arrival(
+        self, authenticator: Authenticator, bearer: _Bearer, headers: Headers, scope: Scope
+    ) -> Arrived | Response:
+        """Who comes, or the answer to somebody whom nobody knows.
+
+        A message may be served on what its bearer proved a moment ago, since the vault confirms that before anything leaves.
+        """
+        hint = headers.get(WORKLOAD_HEADER, "")
+        is_message = self._confirms and scope["method"] == "POST"
+        known = authenticator.recall(bearer.secret, edge=self._edge, workload_hint=hint) if is_message else None
+        if known is None:
+            found = await self._authenticate(authenticator, bearer, headers, _source(scope))
+            return Arrived(self._edge, found) if isinstance(found, Principal) else found
+        principal, remembered = known
+        refusal = self._admit(headers, principal)
+        if refusal is not None:
+            return refusal
+
+        async def verify() -> Principal:
+            return await authenticator.authenticate(bearer.secret, edge=self._edge, workload_hint=hint)
+
+        return Arrived(self._edge, principal, remembered, verify)
 
     def _read_bearer(self, headers: Headers) -> _Bearer | Response:
         """The bearer of a request, or the answer to one that brings none."""
@@ -171,11 +198,15 @@ class Gate:
         except StorageError as error:
             return challenges.storage(error)
         self._remember(digest)
-        wait = limits.requests.take(caller_of(principal))
+        return self._admit(headers, principal) or principal
+
+    def _admit(self, headers: Headers, principal: Principal) -> Response | None:
+        """Count a request of a principal; the answer to one that is too much, or that its token may not make."""
+        wait = self._post.limits.requests.take(caller_of(principal))
         if wait:
-            limits.refused(RateLimited.code, self._edge, principal, "")
+            self._post.limits.refused(RateLimited.code, self._edge, principal, "")
             return challenges.too_many(wait)
-        return self._step_up(headers, principal) or principal
+        return self._step_up(headers, principal)
 
     def _remember(self, digest: bytes) -> None:
         known = self._post.known
@@ -220,10 +251,11 @@ class Gate:
         receive: Receive,
         send: Send,
         headers: Headers,
-        principal: Principal | None,
+        arrived: Arrived,
         expire: Callable[[], Awaitable[None]],
     ) -> None:
         """Serve a request of a caller who may come in."""
+        principal = arrived.principal
         limits, key = self._post.limits, caller_of(principal) if principal else _ANYBODY
         group = group_of(principal) if principal else _ANYBODY
         # Elsewhere the SDK does not look at the header, so what stands in it is no session.
@@ -241,7 +273,7 @@ class Gate:
                     self._note_session(key, scope["method"], session, message)
                 await send(message)
 
-            with arriving(Arrived(self._edge, principal)):
+            with arriving(arrived):
                 inside = request_inside(scope, principal)
                 if streams:
                     await self._streams.serve(self._app, inside, receive, send_noting, expire)

@@ -10,7 +10,8 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
-from mcp.types import CallToolResult, TextContent
+from mcp import MCPError
+from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, TextContent
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
@@ -276,3 +277,10 @@ def identity_token_answer(token: Secret, audience: str, expires_at: datetime) ->
     return answer(
         IdentityTokenResult(status="ok", identity_token=token.reveal(), audience=audience, expires_at=iso(expires_at))
     )
+
+
+def protocol_error(error: IdentityError, **data: str) -> MCPError:
+    """What a request that is no tool call is told of an error."""
+    code = INVALID_PARAMS if error.actor == "agent" else INTERNAL_ERROR
+    said = {"code": error.code, "retryable": error.retryable, **{name: value for name, value in data.items() if value}}
+    return MCPError(code, f"{error.code}: {error.message}", data=said)

@@ -66,7 +66,8 @@ class Vault:
 
     def recent_epoch(self, seconds: float) -> int | None:
         """The configuration epoch, if this process has looked at it within so many seconds; else None."""
-        return self._writer.epoch if self._clock.monotonic() - self._writer.looked_at <= seconds else None
+        is_recent = self._clock.monotonic() - self._writer.looked_at <= seconds and not self._writer.caches.is_outdated
+        return self._writer.epoch if is_recent else None
 
     def recall_provider(self, tenant: str, name: str) -> CredentialProvider | None:
         """A provider as the writer last decoded it; whoever acts on it checks it in a unit."""

@@ -17,6 +17,7 @@ from anyio.lowlevel import EventLoopToken, cancel_shielded_checkpoint, current_t
 
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.errors import RateLimited, VaultUnavailable
+from mcp_identity.domain.standing import Standing
 
 T = TypeVar("T")
 
@@ -29,6 +30,7 @@ class Job(Generic[T]):
         unit: What is to be run.
         event: What the trail says if it is refused or fails.
         foreseen: The hash of the grant key that it will ask for; empty for none.
+        remembered: Its caller, if nothing has confirmed them since they were remembered.
         result: What it gave.
         error: Why it gave nothing.
     """
@@ -36,6 +38,7 @@ class Job(Generic[T]):
     unit: Any
     event: AuditEvent | None
     foreseen: bytes
+    remembered: Standing | None = None
     result: T | None = None
     error: BaseException | None = None
 

@@ -25,6 +25,7 @@ from mcp_identity.domain.errors import (
     IdentityError,
     VaultCorrupt,
 )
+from mcp_identity.domain.standing import Outdated, Standing
 from mcp_identity.vault.failures import TransactionLost, is_conflict, is_disconnect, storage_failure
 from mcp_identity.vault.keys import KeyNotLoaded, KeyRing
 from mcp_identity.vault.marks import unusable
@@ -72,6 +73,7 @@ class Writer:
         self._session: Session | None = None
         self._thread = threading.Thread(target=self._work, name="vault-writer", daemon=True)
         self.ready = False
+        self.looked_at = float("-inf")
 
     @property
     def epoch(self) -> int:
@@ -96,22 +98,30 @@ class Writer:
         self._engine.dispose()
         self.ready = False
 
-    async def run(self, unit: Unit[T], event: AuditEvent | None = None, foreseen: bytes = b"") -> T:
+    async def run(
+        self,
+        unit: Unit[T],
+        event: AuditEvent | None = None,
+        foreseen: bytes = b"",
+        remembered: Standing | None = None,
+    ) -> T:
         """Run a unit in the next transaction and wait until that is durable.
 
         Args:
             unit: May run more than once; sees only its `Records`.
             event: What the trail says if the unit is refused or fails; its outcome becomes the error's code.
             foreseen: The hash of the grant key that the unit will ask for; read ahead, with those of its neighbours.
+            remembered: Its caller, if nothing has confirmed them since they were remembered.
 
         Raises:
+            Outdated: If the caller was remembered from another configuration; the unit was not run.
             RateLimited: If too many units wait already.
             VaultUnavailable: If the database failed; nothing of the unit stands, or COMMIT's outcome is not known.
             VaultCorrupt: If the database file is damaged.
             AuditUnavailable: If the trail could not be written.
             IdentityError: Whatever the unit raised.
         """
-        job: Job[T] = Job(unit, event, foreseen)
+        job: Job[T] = Job(unit, event, foreseen, remembered)
         await self._room.wait(job)
         if job.error is not None:
             raise job.error
@@ -187,6 +197,7 @@ class Writer:
         schema_version, minimum_writer, epoch = state
         if schema_version > SCHEMA_VERSION or minimum_writer > WRITER_VERSION:
             raise unusable("the vault", minimum_writer)
+        self.looked_at = self._clock.monotonic()
         self.caches.follow(epoch)
         self._ring.follow(epoch)
         records = Records(connection, self._ring, self._entropy, self.caches, self._chain, self._clock.now())
@@ -198,8 +209,13 @@ class Writer:
     def _run(self, job: Job[Any], records: Records, session: Session) -> bool:
         """Run one unit; False if it needs a transaction of its own."""
         before, written = self._chain.working, len(records.trail)
-        session.begin_unit(records.forget_read)
         job.result = job.error = None
+        if job.remembered is not None:
+            if job.remembered.epoch != self.caches.epoch:
+                job.error = Outdated()
+                return True
+            job.remembered.is_confirmed = True
+        session.begin_unit(records.forget_read)
         failure: Exception | None = None
         try:
             job.result = job.unit(records)

@@ -25,6 +25,7 @@ from mcp_identity.broker.workloads import WorkloadSpec
 from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import IdentityError, Unauthenticated
 from mcp_identity.domain.identity import Principal
+from mcp_identity.domain.standing import Standing
 from mcp_identity.inbound.authentication import VerifiedUser
 from mcp_identity.settings import Settings
 from mcp_identity.tools.caller import Authenticator
@@ -172,6 +173,11 @@ class Knowing:
         if isinstance(found, IdentityError):
             raise found
         return found or await self.real.authenticate(bearer, edge=edge, workload_hint=workload_hint)
+
+    def recall(self, bearer: Secret, *, edge: str, workload_hint: str = "") -> tuple[Principal, Standing] | None:
+        if bearer.reveal() in self.principals:
+            return None
+        return self.real.recall(bearer, edge=edge, workload_hint=workload_hint)
 
     async def verify_user_token(self, principal: Principal, token: Secret) -> VerifiedUser:
         del principal, token

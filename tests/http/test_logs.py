@@ -92,6 +92,9 @@ async def test_a_fault_of_ours_is_told_without_a_word_of_it(empty_home: VaultHom
         async def authenticate(self, *_: object, **__: object) -> object:
             raise ValueError(CANARY)
 
+        def recall(self, *_: object, **__: object) -> None:
+            """Nobody is remembered."""
+
     async with server_here(empty_home, verify=lambda _prepared: Broken()) as server, http_client() as http:  # type: ignore[arg-type, return-value]
         with caplog.at_level(logging.DEBUG, "mcp_identity"):
             answer = await ask(http, server, whoami(), server.bearer("alice"))

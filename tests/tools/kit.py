@@ -172,6 +172,9 @@ class FakeVerifier:
     async def authenticate(self, bearer: Secret, *, edge: str, workload_hint: str = "") -> Principal:
         raise NotImplementedError
 
+    def recall(self, bearer: Secret, *, edge: str, workload_hint: str = "") -> None:
+        raise NotImplementedError
+
     async def verify_user_token(self, principal: Principal, token: Secret) -> Any:
         workload, user = self.users.get(token.reveal(), ("", None))
         if user is None or workload != principal.workload.name:
@@ -192,6 +195,12 @@ class FakeCaller:
 
     async def around(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
         return await call_next(ctx)
+
+    async def confirm(self) -> None:
+        """Nobody is remembered."""
+
+    async def verify_again(self) -> None:
+        """Nobody is remembered."""
 
 
 def remote_server(caller: FakeCaller) -> IdentityServer:

@@ -61,9 +61,12 @@ class Caches:
     workloads: dict[tuple[str, str], Any] = field(default_factory=dict[tuple[str, str], Any])
     authorizers: dict[str, Any] = field(default_factory=dict[str, Any])
     issuers: tuple[Any, ...] | None = None
+    is_outdated: bool = False
+    """Whether this process has itself raised the epoch since it last read it."""
 
     def follow(self, epoch: int) -> bool:
         """Empty the caches if `epoch` is another one; say whether they were."""
+        self.is_outdated = False
         if epoch == self.epoch:
             return False
         self.epoch = epoch

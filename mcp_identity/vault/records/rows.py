@@ -90,6 +90,7 @@ class AuthenticatedRows(RecordsBase):
         state = table("vault_state")
         self.connection.execute(update(state).values(configuration_epoch=state.c.configuration_epoch + 1))
         self.caches.clear()
+        self.caches.is_outdated = True
 
 
 def _empty(column: Any) -> Any:

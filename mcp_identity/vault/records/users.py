@@ -67,6 +67,7 @@ class UserRecords(AuthenticatedRows):
         row = self._user_row(tenant, user)
         if row is not None:
             self._update_row("users", tenant, row, {"not_before_at": micros(self.now)})
+            self.raise_epoch()
 
     def insert_tenant(self, tenant: str) -> None:
         """Keep a new tenant."""

@@ -90,6 +90,7 @@ class WorkloadKeyRecords(AuthenticatedRows):
         if row is None:
             raise NotFound("the workload has no such key")
         self._update_row("workload_keys", tenant, row, {"state": REVOKED})
+        self.raise_epoch()
 
     def _workload_key(self, row: RowMapping) -> StoredWorkloadKey:
         self._check_row("workload_keys", row)
