@@ -6,7 +6,7 @@ trail before its answer leaves. The rooms beside this one do the work; here is o
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -41,6 +41,7 @@ from mcp_identity.broker.identity_tokens import IdentityTokens
 from mcp_identity.broker.issuers import Issuers
 from mcp_identity.broker.limits import Refusals
 from mcp_identity.broker.plan import Plan, call_plan, make_plan
+from mcp_identity.broker.planning import plan_anew, with_plan
 from mcp_identity.broker.portal import Portal
 from mcp_identity.broker.progress import Progress, ending, same_request, standing
 from mcp_identity.broker.release import release_api_key
@@ -57,7 +58,7 @@ from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import IdentityError, InvalidRequest, ProviderMisconfigured, UnsupportedFlow
 from mcp_identity.domain.identity import Principal, User
 from mcp_identity.domain.login import BrowserSession
-from mcp_identity.domain.provider import CredentialProvider, ProviderKind
+from mcp_identity.domain.provider import ProviderKind
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.audit import AuditPlace
 
@@ -113,7 +114,7 @@ class Broker:
         async def work() -> TokenReleased | HandleIssued | ConsentRequired:
             if request.session_uri:
                 return await self._from_session(call, request)
-            return await self._planned(call, request, self._token_or_link)
+            return await with_plan(self.directory, call, request, self._token_or_link)
 
         return await audited(self._services.vault, call, work, provider=request.provider)
 
@@ -128,7 +129,7 @@ class Broker:
         async def work() -> ConsentRequired:
             if request.session_uri:
                 raise InvalidRequest("start_consent always makes a fresh session; leave session_uri out")
-            plan = await self._plan(call, request)
+            plan = await plan_anew(self.directory, call, request)
             if not plan.key.user:
                 raise UnsupportedFlow(f"{plan.flow.value} needs no consent; call get_token")
             return await self._consents.start(call, plan, await self._tokens.forced(plan), forced=True)
@@ -357,27 +358,6 @@ class Broker:
         """Whether a sibling of this vault made the proof."""
         return self._services.vault.check_proof(nonce, port, proof)
 
-    async def _planned(self, call: Call, request: TokenRequest, perform: Callable[[Call, Plan], Awaitable[T]]) -> T:
-        """Plan on what this process last read of the provider, and again on what the vault says where that was not right.
-
-        The unit that serves checks the provider once more, so what was remembered decides nothing that stands.
-        """
-        tenant, name = call.principal.tenant, request.provider
-        remembered = self.directory.recall(tenant, name)
-        if remembered is not None:
-            try:
-                return await perform(call, _plan_on(call, request, remembered))
-            except IdentityError:
-                if await self.directory.find(tenant, name) == remembered:
-                    raise
-        return await perform(call, await self._plan(call, request))
-
-    async def _plan(self, call: Call, request: TokenRequest) -> Plan:
-        provider = await self.directory.find(call.principal.tenant, request.provider)
-        if provider is None:
-            raise unknown_provider()
-        return _plan_on(call, request, provider)
-
     async def _token_or_link(self, call: Call, plan: Plan) -> TokenReleased | HandleIssued | ConsentRequired:
         outcome = await self._tokens.get(call, plan)
         if isinstance(outcome, NeedsConsent):
@@ -394,8 +374,3 @@ class Broker:
         if consent_status(state) == OPEN_STATUS:
             return await self._consents.again(call, plan, session)
         raise ending(state, error_code)
-
-
-def _plan_on(call: Call, request: TokenRequest, provider: CredentialProvider) -> Plan:
-    require_access(call.principal, call.action, provider, frozenset())
-    return make_plan(call.principal, provider, request)
