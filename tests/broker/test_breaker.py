@@ -107,10 +107,10 @@ def test_every_order_of_requests_keeps_the_promises_of_the_breaker() -> None:
 
 @pytest.fixture
 async def many(tmp_path: Path) -> AsyncGenerator[list[Product]]:
-    """Ten workloads, each with a grant whose token has ended, at one provider."""
+    """Seven workloads, each with a grant whose token has ended, at one provider."""
     async with running_product(tmp_path / "home") as product:
         await product.add()
-        found = [await product.as_workload(f"agent-{number}") for number in range(10)]
+        found = [await product.as_workload(f"agent-{number}") for number in range(7)]
         for each in found:
             await each.connected()
         product.clock.advance(3600)
@@ -141,7 +141,7 @@ async def test_after_five_failures_nobody_is_sent_there_for_half_a_minute(many: 
         assert 1 <= told.retry_after_seconds <= OPEN_SECONDS
         assert told.retryable
     first.clock.advance(OPEN_SECONDS - 1)
-    await fail(many[9])
+    await fail(many[6])
     assert len(first.server.requests) == before
     assert all(grant.lease_owner == "" for grant in await first.grants())
 
@@ -154,7 +154,7 @@ async def test_a_refusal_by_the_breaker_takes_no_lease_and_leaves_its_row_in_the
         await fail(each)
     assert sorted(grant.lease_counter for grant in await many[0].grants()) == counters
     assert await many[0].outcomes("refresh") == before
-    assert (await many[0].outcomes("get_token"))[-5:] == ["upstream_unavailable"] * 5
+    assert (await many[0].outcomes("get_token"))[-2:] == ["upstream_unavailable"] * 2
 
 
 async def test_then_one_tries_and_the_others_wait_for_what_comes_of_it(many: list[Product]) -> None:
@@ -180,10 +180,10 @@ async def test_a_trial_that_fails_begins_the_half_minute_anew(many: list[Product
     await open_it(many)
     first = many[0]
     first.clock.advance(OPEN_SECONDS)
-    await fail(many[9])
+    await fail(many[6])
     before = len(first.server.requests)
     first.clock.advance(OPEN_SECONDS - 1)
-    await fail(many[8])
+    await fail(many[5])
     assert len(first.server.requests) == before
 
 
@@ -195,9 +195,9 @@ async def test_a_trial_that_is_not_needed_leaves_it_to_the_next(many: list[Produ
     provider = await first.broker.directory.get("default", "idp")
     upstreams = first.prepared.graph.broker._services.upstreams
     async with upstreams.turn(provider, provider.server.token_url):
-        await fail(many[9])
+        await fail(many[6])
     first.server.answer = None
-    assert (await many[9].token()).refreshed
+    assert (await many[6].token()).refreshed
 
 
 async def test_while_it_is_open_a_token_that_lives_is_served(many: list[Product]) -> None:
@@ -219,7 +219,7 @@ async def test_a_person_at_the_browser_is_never_turned_away_and_a_success_helps_
     newcomer = await many[0].as_workload("newcomer")
     many[0].server.answer = None
     await newcomer.connected()
-    assert (await many[9].token()).refreshed
+    assert (await many[6].token()).refreshed
 
 
 async def test_another_vendor_notices_nothing(many: list[Product]) -> None:
@@ -252,11 +252,11 @@ async def test_refused_connections_and_nonsense_and_a_hostile_redirect_open_it_a
 
 async def test_an_orderly_refusal_is_no_failure_of_the_vendor(many: list[Product]) -> None:
     first = many[0]
-    for family in first.server.families[:8]:
+    for family in first.server.families[:6]:
         family.revoked = True
-    for each in many[:8]:
+    for each in many[:6]:
         await each.link()
-    assert (await many[9].token()).refreshed
+    assert (await many[6].token()).refreshed
 
 
 # What the vendor asks for itself
@@ -342,7 +342,7 @@ async def test_a_vendor_that_takes_nothing_back_is_asked_a_few_times_however_muc
     first = many[0]
     first.server.revocation_answer = DOWN
     outcomes = await first.broker.directory.remove(first.call(), "idp")
-    assert [each.at_vendor for each in outcomes] == ["failed"] * 10
+    assert [each.at_vendor for each in outcomes] == ["failed"] * len(many)
     assert len(first.server.revocations) == FAILURES
 
 
@@ -369,7 +369,7 @@ async def test_only_so_many_are_with_one_vendor_at_once_and_the_others_come_in_a
         assert len(server.requests) == before + places
         hold, server.hold = server.hold, None
         hold.set()
-    assert server.count("refresh_token") == 10
+    assert server.count("refresh_token") == len(many)
 
 
 async def test_beside_a_vendor_that_hangs_everybody_else_is_served(places: int, many: list[Product]) -> None:
@@ -377,13 +377,13 @@ async def test_beside_a_vendor_that_hangs_everybody_else_is_served(places: int, 
     await first.add("healthy", flows="M2M")
     server = first.server
     async with anyio.create_task_group() as group:
-        server.hold = anyio.Event()
+        hold = server.hold = anyio.Event()
         before = len(server.requests)
         for each in many:
             group.start_soon(each.get)
         await until_count(server, before + places)
         server.hold = None  # for whoever comes now; the others hang on
-        for number in range(100):
+        for number in range(30):
             assert (await first.token(f"scope-{number}", provider="healthy")).refreshed
         first.clock.advance(3)  # nobody has left for a while: whoever comes now is told at once
         late = await first.as_workload("late")
@@ -392,7 +392,7 @@ async def test_beside_a_vendor_that_hangs_everybody_else_is_served(places: int, 
         told = await fail(late)
         assert told.retry_after_seconds == 1
         assert server.count("refresh_token") == places
-        group.cancel_scope.cancel()
+        hold.set()
 
 
 async def until(event: anyio.Event) -> None:
