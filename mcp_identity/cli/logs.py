@@ -2,12 +2,14 @@
 
 To stderr, always: on stdio stdout belongs to the protocol. One line a record, control characters escaped, and of an
 exception only its type and where it came from: a driver's message may quote a statement, and a local variable a secret.
+Nobody waits for whoever reads it: lines that a full pipe does not take are counted, and left out.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import select
 import sys
 from collections.abc import Generator
 from datetime import UTC, datetime
@@ -30,6 +32,8 @@ QUIET = (
 )
 """Loggers of others, which below WARNING name URLs with their queries, statements and messages."""
 _FRAMES = 8
+_LONGEST = 2000
+"""The most characters of a message."""
 
 
 def configure_logging(level: str, format: str) -> None:  # noqa: A002 - the setting's own name
@@ -76,14 +80,38 @@ def _causes(error: BaseException | None) -> Generator[BaseException]:
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to whatever `sys.stderr` is at that moment."""
+    """Writes to whatever `sys.stderr` is at that moment, as long as that takes it at once."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
+        self._left_out = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, or leave it out; who logs may be the event loop, and everybody would wait with it."""
+        if not _takes_a_line(self.stream):
+            self._left_out += 1
+            return
+        if self._left_out:
+            said, self._left_out = f"{self._left_out} lines were not written, since nobody read the log", 0
+            super().emit(logging.LogRecord(__name__, logging.WARNING, __file__, 0, said, None, None))
+        super().emit(record)
 
     @property
     def stream(self) -> TextIO:  # pyright: ignore[reportIncompatibleVariableOverride] - as logging.lastResort does it
         return sys.stderr
+
+
+def _takes_a_line(stream: TextIO) -> bool:
+    """Whether a write will not block: a pipe that is writable has room for a page, which is more than our lines."""
+    if not hasattr(select, "poll"):
+        return True
+    try:
+        descriptor = stream.fileno()
+    except (AttributeError, OSError, ValueError):  # what a test, or a host that embeds us, put in its place
+        return True
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 class _Lines(logging.Formatter):
@@ -91,7 +119,7 @@ class _Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).astimezone()
-        return f"{at:%H:%M:%S} {record.levelname.lower()} {record.name}: {_escaped(record.getMessage())}"
+        return f"{at:%H:%M:%S} {record.levelname.lower()} {record.name}: {_escaped(_message(record))}"
 
 
 class _JsonLines(logging.Formatter):
@@ -99,8 +127,12 @@ class _JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line = {"ts": at, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        line = {"ts": at, "level": record.levelname, "logger": record.name, "message": _message(record)}
         return json.dumps(line)
+
+
+def _message(record: logging.LogRecord) -> str:
+    return record.getMessage()[:_LONGEST]
 
 
 def _escaped(text: str) -> str:

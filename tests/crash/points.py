@@ -137,20 +137,28 @@ class Points:
 
 def install(control: Control) -> None:
     """Wrap the product of this process."""
-    from mcp_identity.broker.exchange import Exchanger
-    from mcp_identity.broker.refresh import Refresher
-    from mcp_identity.domain.credentials import Flow
-    from mcp_identity.domain.errors import StorageError
-    from mcp_identity.transport import Transport
-    from mcp_identity.vault.records import Records
-    from mcp_identity.vault.vault import Vault
-    from mcp_identity.web.consent import Consents
-
     points = Points(control)
     points.commits()
+    _pages(points)
+    _transport(points)
+    _refresher(points)
+    _records(points)
+    _vault(points)
+
+
+def _pages(points: Points) -> None:
+    from mcp_identity.broker.broker import Broker
+    from mcp_identity.broker.exchange import Exchanger
+    from mcp_identity.web.consent import Consents
+
     points.around(Consents, "callback", before="callback.received", after="callback.before_303")
     points.around(Exchanger, "_exchange", after="callback.read")
     points.around(Exchanger, "finish", after="callback.finished")
+    points.around(Broker, "sweep", after="swept")
+
+
+def _transport(points: Points) -> None:
+    from mcp_identity.transport import Transport
 
     async def sending(original: Callable[..., Awaitable[Any]], transport: Any, request: Any, **options: Any) -> Any:
         kind = parse_qs((request.body or b"").decode("latin-1")).get("grant_type", [""])[0]
@@ -162,42 +170,40 @@ def install(control: Control) -> None:
 
     points.wrap(Transport, "send", sending)
 
-    async def running(original: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        try:
-            return await original(*args)
-        except StorageError:
-            points.at("vault.failed")
-            raise
 
-    points.wrap(Vault, "run", running)
-
-    def flow_of(grant: Any) -> str:
-        return "m2m" if grant.key.flow is Flow.M2M else "refresh"
+def _refresher(points: Points) -> None:
+    from mcp_identity.broker.refresh import Refresher
 
     async def reading(original: Callable[..., Awaitable[Any]], refresher: Any, plan: Any, *args: Any) -> Any:
         result = await original(refresher, plan, *args)
-        points.at(f"{'m2m' if plan.flow is Flow.M2M else 'refresh'}.read")
+        points.at(f"{_flow(plan.flow)}.read")
         return result
 
-    async def obtaining(original: Callable[..., Awaitable[Any]], refresher: Any, call: Any, plan: Any, *args: Any) -> Any:
-        result = await original(refresher, call, plan, *args)
-        points.at(f"{'m2m' if plan.flow is Flow.M2M else 'refresh'}.obtained")
+    async def obtaining(
+        original: Callable[..., Awaitable[Any]], refresher: Any, call: Any, plan: Any, *args: Any, **more: Any
+    ) -> Any:
+        result = await original(refresher, call, plan, *args, **more)
+        points.at(f"{_flow(plan.flow)}.obtained")
         return result
 
     points.wrap(Refresher, "ask_vendor", reading)
     points.wrap(Refresher, "obtain", obtaining)
 
+
+def _records(points: Points) -> None:
+    from mcp_identity.vault.records import Records
+
     def storing(_records: Any, lease: Any, *_: Any) -> tuple[str, str]:
-        return f"{flow_of(lease.grant)}.stored", f"{flow_of(lease.grant)}.store"
+        flow = _flow(lease.grant.key.flow)
+        return f"{flow}.stored", f"{flow}.store"
 
     def leasing(_records: Any, grant: Any, *_: Any, **__: Any) -> tuple[str, str]:
-        return f"{flow_of(grant)}.leased", f"{flow_of(grant)}.lease"
+        flow = _flow(grant.key.flow)
+        return f"{flow}.leased", f"{flow}.lease"
 
     def serving(_records: Any, event: Any) -> tuple[str, str] | None:
-        if (event.action, event.outcome) != ("get_token", "ok"):
-            return None
-        flow = "m2m" if event.flow == Flow.M2M.value else "refresh"
-        return f"{flow}.served", f"{flow}.serve"
+        flow = _flow(event.flow)
+        return (f"{flow}.served", f"{flow}.serve") if (event.action, event.outcome) == ("get_token", "ok") else None
 
     points.step(Records, "take_lease", leasing)
     points.step(Records, "put_tokens", storing)
@@ -207,3 +213,21 @@ def install(control: Control) -> None:
     points.step(Records, "insert_session", lambda *_: ("consent.asked", "consent.ask"))
     points.step(Records, "start_attempt", lambda *_: ("consent.begun", "consent.begin"))
     points.step(Records, "append_audit", serving)
+
+
+def _vault(points: Points) -> None:
+    from mcp_identity.domain.errors import StorageError
+    from mcp_identity.vault.vault import Vault
+
+    async def running(original: Callable[..., Awaitable[Any]], *args: Any, **more: Any) -> Any:
+        try:
+            return await original(*args, **more)
+        except StorageError:
+            points.at("vault.failed")
+            raise
+
+    points.wrap(Vault, "run", running)
+
+
+def _flow(flow: Any) -> str:
+    return "m2m" if flow == "M2M" else "refresh"

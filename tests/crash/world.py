@@ -48,6 +48,7 @@ class World:
         database_url: Another database than SQLite in the folder.
         mutant: A mistake that the servers have; see `mutants.py`.
         sweep_seconds: How often they end the consents that nobody will finish.
+        settings_beside: More settings of theirs.
         hours: How far the servers' clocks are ahead.
         child: The server that runs now.
         slowest_start: The longest that a server took from its start to its first answer, in seconds.
@@ -60,6 +61,7 @@ class World:
     database_url: str = ""
     mutant: str = ""
     sweep_seconds: float = 15.0
+    settings_beside: dict[str, str] = field(default_factory=dict[str, str])
     port: int = field(default_factory=free_port)
     hours: float = 0.0
     jumped: float = 0.0
@@ -89,7 +91,7 @@ class World:
     def environment(self) -> dict[str, str]:
         """The settings of a process."""
         database = {"DATABASE_URL": self.database_url} if self.database_url else {}
-        all_of_it = environment_of(self.home.path, self.port, **LIMITS, **database)
+        all_of_it = environment_of(self.home.path, self.port, **LIMITS, **database, **self.settings_beside)
         own = {name: value for name, value in all_of_it.items() if name.startswith("MCP_IDENTITY_")}
         own["CRASH_SWEEP_SECONDS"] = str(self.sweep_seconds)
         return {**own, mutants.NAME: self.mutant} if self.mutant else own
@@ -119,12 +121,13 @@ class World:
                 )
                 await graph.broker.directory.add(graph.broker.call(operator, "create_provider"), name, spec)
 
-    def start(self) -> Child:
+    def start(self, *, wait: bool = True) -> Child:
         """Start a server and wait until it answers."""
         began = time.monotonic()
         arguments = ("serve", "--transport", "http", "--port", str(self.port), "--insecure-loopback", "--workload", WORKLOAD)
         self.child = self.nursery.start(arguments, self.environment, self.control.path, self.folder / "log")
-        self.child.wait_up()
+        if wait:
+            self.child.wait_up()
         self.slowest_start = max(self.slowest_start, time.monotonic() - began)
         return self.child
 

@@ -25,7 +25,7 @@ from mcp_identity.domain.consent import (
     ConsentState,
     may_become,
 )
-from mcp_identity.domain.credentials import Secret
+from mcp_identity.domain.credentials import CLOCK_TOLERANCE, Secret
 from mcp_identity.domain.errors import ConsentExpired, UpstreamUnavailable, VaultCorrupt
 from mcp_identity.vault.envelope import Place
 from mcp_identity.vault.records.audit import AuditRecords
@@ -298,13 +298,16 @@ class ConsentRecords(AuditRecords):
     def sweep_sessions(self, limit: int = SWEPT_AT_ONCE) -> int:
         """End what nobody will finish, and forget what ended long ago.
 
+        What is from the future was made while a clock was wrong. It would stay open until then, so it is ended, too.
+
         Args:
             limit: End at most so many of each kind; whoever must have them all goes on until none is ended.
         """
-        old = _SESSIONS.c.updated_at <= micros(self.now - RECEIVED_LIFETIME)
+        future = _SESSIONS.c.updated_at > micros(self.now + CLOCK_TOLERANCE)
+        old = (_SESSIONS.c.updated_at <= micros(self.now - RECEIVED_LIFETIME)) | future
         unclaimed = (_SESSIONS.c.state == ConsentState.RECEIVED.value) & old
         stuck = (_SESSIONS.c.state == ConsentState.EXCHANGING.value) & old
-        late = _SESSIONS.c.state.in_(_WAITING) & (_SESSIONS.c.expires_at <= micros(self.now))
+        late = _SESSIONS.c.state.in_(_WAITING) & ((_SESSIONS.c.expires_at <= micros(self.now)) | future)
         ended = self._sweep(late | unclaimed, ConsentState.EXPIRED, ConsentExpired.code, limit)
         ended += self._sweep(stuck, ConsentState.FAILED, UpstreamUnavailable.code, limit)
         final = _SESSIONS.c.state.in_([state.value for state in FINAL_STATES])
