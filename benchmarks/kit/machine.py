@@ -22,6 +22,8 @@ from kit import ROOT
 
 JUDGED_FROM = 3000
 """Commits a second below which the ratio of one lone caller says more of the disk than of the product."""
+BUSY_FROM = 0.1
+"""The share of the processors that others may use before figures say little."""
 _ROW = "x" * 300
 _LIBRARIES = ("mcp", "uvicorn", "sqlalchemy", "psycopg", "cryptography", "pydantic")
 
@@ -55,17 +57,19 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """What one thread can make durable, one after another, a second.
+    """What one thread can make durable, one after another, a second; and whether it had the machine for itself.
 
     Attributes:
         sqlite_commits: Transactions of one row, WAL, synchronous=FULL.
         fsyncs: Appends of 4 KiB to a file, each with fsync.
         postgresql_commits: Transactions of one row, synchronous_commit=on; None where no PostgreSQL was part of it.
+        others_share: Of the processors, what others used just before, while we did nothing.
     """
 
     sqlite_commits: float
     fsyncs: float
     postgresql_commits: float | None = None
+    others_share: float = 0.0
 
 
 def machine() -> Machine:
@@ -96,7 +100,17 @@ def disk(folder: Path, postgresql_url: str | None = None, seconds: float = 1.0) 
             sqlite_commits=_sqlite_rate(Path(place) / "bare.db", seconds),
             fsyncs=_fsync_rate(Path(place) / "bare", seconds),
             postgresql_commits=_postgresql_rate(postgresql_url, seconds) if postgresql_url else None,
+            others_share=others_share(seconds),
         )
+
+
+def others_share(seconds: float) -> float:
+    """How much of the processors others use while this process sleeps; time that a hypervisor takes away counts, too."""
+    import psutil
+
+    psutil.cpu_times_percent(None)
+    time.sleep(seconds)
+    return round(1 - psutil.cpu_times_percent(None).idle / 100, 3)
 
 
 def _rate(act: Callable[[], object], seconds: float) -> float:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from kit import ROOT
-from kit.machine import Disk, Machine
+from kit.machine import BUSY_FROM, Disk, Machine
 
 RESULTS = ROOT / "benchmarks" / "results"
 console: Console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -142,6 +142,8 @@ def show(result: Result, folder: Path, *, draw: bool = True) -> None:
         console.print(rich_table("Goals", ["what", "goal", "measured", ""], [goal_row(goal) for goal in result.goals]))
     for line in circumstances(result):
         console.print(f"[dim]{line}", soft_wrap=True)
+    if result.disk.others_share > BUSY_FROM:
+        console.print("[yellow]others kept this machine busy: the figures say little")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result.name}.json"
     path.write_text(json.dumps(asdict(result), indent=1) + "\n")
@@ -161,7 +163,7 @@ def circumstances(result: Result) -> list[str]:
         rates.append(f"PostgreSQL {result.postgresql} commits {disk.postgresql_commits:,.0f}/s")
     system = f"{machine.cpu}, {machine.cores} cores, Python {machine.python}, SQLite {machine.sqlite}"
     return [
-        f"{system}; the bare disk: {', '.join(rates)}",
+        f"{system}; the bare disk: {', '.join(rates)}; others used {disk.others_share:.0%} of the processors just before",
         f"commit {machine.commit}, {machine.date}, {result.seconds:.0f} s, {describe(result.parameters)}",
     ]
 
