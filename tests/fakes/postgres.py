@@ -106,6 +106,7 @@ class PostgresServer:
     Attributes:
         port: Where it listens on 127.0.0.1.
         password: Of the product's role.
+        binaries: Where its programs are.
     """
 
     def __init__(self) -> None:
@@ -116,7 +117,7 @@ class PostgresServer:
         self._user = _UNPRIVILEGED if os.name == "posix" and os.getuid() == 0 else None
         self._names = count(1)
         self._keeper: subprocess.Popen[bytes] | None = None
-        self._binaries = self._readable_binaries()
+        self.binaries = self._readable_binaries()
         if self._user:
             shutil.chown(self.folder, self._user)
         self._run("initdb", "-D", str(self._data), "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
@@ -149,7 +150,7 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
-            [str(self._binaries / program), *arguments],
+            [str(self.binaries / program), *arguments],
             user=self._user,
             cwd=self.folder,
             env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
@@ -168,7 +169,7 @@ class PostgresServer:
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         with (self.folder / "log").open("ab") as log:
             self._keeper = subprocess.Popen(
-                ["sh", "-c", _KEEPER, "sh", str(self._binaries / "postgres"), "-D", str(self._data), *options],
+                ["sh", "-c", _KEEPER, "sh", str(self.binaries / "postgres"), "-D", str(self._data), *options],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
