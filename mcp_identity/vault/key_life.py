@@ -33,6 +33,7 @@ T = TypeVar("T")
 SETTLED = timedelta(minutes=1)
 """After so long nobody writes under the version before any more: every transaction begins by reading the epoch."""
 _ATTEMPTS = 5
+_TWO_MOVES = "somebody else moves the vault to another key-encryption key at the same time; look at: mcp-identity keys status"
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +248,8 @@ class KeyLife:
         check = await self._ask(lambda: new_check(target, self._ring.vault_id))
 
         def announce(records: Records) -> None:
+            if records.key_holder().key_id != holder.key_id:
+                raise Conflict(_TWO_MOVES)
             records.announce_key(target.key_id)
             records.append_audit(event.ending("begun", source=holder.key_id, to=target.key_id))
 
@@ -257,6 +260,9 @@ class KeyLife:
             await self._wrap_anew(target, ready, advance)
 
             def unit(records: Records) -> bool:
+                now = records.key_holder()
+                if (now.key_id, now.coming_key_id) != (holder.key_id, target.key_id):
+                    raise Conflict(_TWO_MOVES)
                 keys = _left(records)
                 if any(ready.get(key.id, (b"",))[0] != key.wrapped for key in keys):
                     return False

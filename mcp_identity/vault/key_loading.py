@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from dataclasses import dataclass, field
 from threading import Lock
 
 import anyio
@@ -27,7 +28,22 @@ THREADS = 4
 PAUSE_SECONDS = 1.0
 """How long a failure answers those who come after it."""
 _EPOCH = select(table("vault_state").c.configuration_epoch)
-_limiter = RunVar[anyio.CapacityLimiter]("threads that wait for the key backend")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """What one event loop waits for.
+
+    Attributes:
+        limiter: Counts the threads that wait for a key backend.
+        flights: Of each tenant whose keys are being loaded: set once they are, or are not.
+    """
+
+    limiter: anyio.CapacityLimiter
+    flights: dict[tuple[KeyLoader, str], anyio.Event] = field(default_factory=dict[tuple["KeyLoader", str], anyio.Event])
+
+
+_asking = RunVar[_Asking]("mcp-identity keys that are being loaded")
 
 
 class KeyLoader:
@@ -43,10 +59,22 @@ class KeyLoader:
 
     async def load(self, tenant: str) -> None:
         """See to it that a tenant's keys are there, without blocking the event loop; see `load_now`."""
-        limiter = _limiter.get(None)
-        if limiter is None:
-            _limiter.set(limiter := anyio.CapacityLimiter(THREADS))
-        await anyio.to_thread.run_sync(self.load_now, tenant, limiter=limiter)
+        asking = _asking.get(None)
+        if asking is None:
+            _asking.set(asking := _Asking(anyio.CapacityLimiter(THREADS)))
+        flight = self, tenant
+        while not self._ring.has(tenant):
+            asked = asking.flights.get(flight)
+            if asked is not None:
+                await asked.wait()
+                continue
+            answered = asking.flights[flight] = anyio.Event()
+            try:
+                await anyio.to_thread.run_sync(self.load_now, tenant, limiter=asking.limiter)
+                return  # also where it has to be read again: the unit will say so
+            finally:
+                del asking.flights[flight]
+                answered.set()
 
     def load_now(self, tenant: str) -> None:
         """See to it that a tenant's keys are there.

@@ -98,9 +98,9 @@ class Load:
 
 @pytest.mark.timeout(600)
 async def test_records_are_rewrapped_under_load_and_no_read_fails(
-    vault: Vault, seeded: Seeded, capsys: pytest.CaptureFixture[str]
+    vault: Vault, store: str, seeded: Seeded, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    count = COUNTS["sqlite" if vault._store.shares_writes else "postgresql"]  # pyright: ignore[reportPrivateUsage]
+    count = COUNTS[store]
     keys = list(user_grant_keys(seeded.agent, "row-github", count))
     await anyio.to_thread.run_sync(lambda: insert_grants(vault, keys, tokens(provider(), START), now=START))
     load, life = Load(vault, keys), vault.key_life()
