@@ -3,7 +3,8 @@
 In the last fifth of its life, at most an hour before its end, and only when somebody uses it: a grant that nobody asks for is
 left alone. Each grant has a moment of its own in that time, so that what was obtained together is not refreshed together. The
 caller is served at once and never learns how the refresh ended; the trail does. It is a refresh like any other: one for each
-grant, with the lease and the intent, and none where something is wrong with the vendor.
+grant, with the lease and the intent, and none where something is wrong with the vendor. A user's token only where the vendor is
+known to leave the old one valid: others end it, and the caller would hold a dead one.
 """
 
 from __future__ import annotations

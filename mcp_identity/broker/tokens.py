@@ -221,7 +221,7 @@ class Tokens:
                 raise Conflict("the grant is being made; ask again", retryable=True)
             if not grant.tokens.scopes <= allowed:
                 return _AskAccess(grant.tokens.scopes)
-            ageing = grant if is_ageing(grant, records.now) and _may_obtain(plan, grant.tokens, records.now) else None
+            ageing = grant if is_ageing(grant, records.now) and _may_obtain_beside(plan, grant.tokens, records.now) else None
             return _Served(door(records, grant, plan.scopes - granted_scopes(plan, grant), refreshed=bool(obtained)), ageing)
 
         return unit
@@ -321,6 +321,11 @@ def _judge(
 def _may_obtain(plan: Plan, tokens: TokenSet, now: datetime) -> bool:
     """Whether there is a way to a new token without the user."""
     return plan.flow is Flow.M2M or may_be_refreshed(plan.provider, tokens, now)
+
+
+def _may_obtain_beside(plan: Plan, tokens: TokenSet, now: datetime) -> bool:
+    """Whether that would leave the token that is served meanwhile alone."""
+    return plan.flow is Flow.M2M or (plan.dialect.tokens_outlive_refresh and may_be_refreshed(plan.provider, tokens, now))
 
 
 def may_be_refreshed(provider: CredentialProvider, tokens: TokenSet, now: datetime) -> bool:

@@ -94,6 +94,8 @@ class Dialect(_Facts):
         lifetime_seconds: The documented lifetime where the answer names none; 0 for unknown.
         refresh_expiry_fields: Where the answer may say when the refresh token ends.
         refresh_token_scope_parameter: The vendor narrows a token when a refresh names scopes.
+        tokens_outlive_refresh: A refresh leaves the access token before it valid until its own end, so one in use may be
+            refreshed ahead of time; False also for unknown.
         resource_parameter: The server understands RFC 8707.
         audience_parameter: The name of the audience parameter, or empty.
         always_scopes: Asked for in every user authorization, e.g. ``offline_access``.
@@ -128,6 +130,7 @@ class Dialect(_Facts):
     lifetime_seconds: int = 0
     refresh_expiry_fields: tuple[str, ...] = ("refresh_token_expires_in",)
     refresh_token_scope_parameter: bool = False
+    tokens_outlive_refresh: bool = False
     resource_parameter: bool = True
     audience_parameter: str = ""
     always_scopes: tuple[str, ...] = ()

@@ -12,11 +12,13 @@ import pytest
 
 from mcp_identity.broker.ahead import is_ageing
 from mcp_identity.domain.credentials import Flow, Grant, GrantKey, GrantState, Reason, Secret, TokenSet
-from tests.broker.kit import Product, raising, running_product
+from mcp_identity.providers import catalog
+from tests.broker.kit import BY_URLS, Product, raising, running_product
 from tests.fakes.authorization_server import respond_json
 from tests.fakes.clock import START
 
 AT_ONCE = 3
+OUTLIVING = {**BY_URLS, "tokens_outlive_refresh": "yes"}
 EARLY, LATE = 3600 - 725, 3600 - 430
 """In an hour's life: before the first grant's moment has come, and after the last one's."""
 
@@ -25,7 +27,7 @@ EARLY, LATE = 3600 - 725, 3600 - 430
 async def idp(tmp_path: Path) -> AsyncGenerator[Product]:
     """The product with a provider for user consents, `idp`, refreshing ahead of time."""
     async with running_product(tmp_path / "home", refreshes_ahead=AT_ONCE) as one:
-        await one.add()
+        await one.add(settings=OUTLIVING)
         yield one
 
 
@@ -167,6 +169,23 @@ async def test_without_a_refresh_token_nothing_is_begun(idp: Product) -> None:
     assert await idp.outcomes("refresh") == []
 
 
+async def test_where_a_refresh_may_end_the_token_before_it_a_good_one_is_left_alone(tmp_path: Path) -> None:
+    """Its caller would hold a dead one."""
+    async with running_product(tmp_path / "home", refreshes_ahead=AT_ONCE) as one:
+        await one.add()
+        first = await one.connected()
+        one.clock.advance(LATE)
+        assert (await one.token()).access_token == first.access_token
+        await settled(one)
+        assert one.server.count("refresh_token") == 0
+
+
+@pytest.mark.parametrize(("vendor", "outlives"), [("google", True), ("microsoft", True), ("github", False), ("custom", False)])
+def test_what_is_known_of_vendors(vendor: str, *, outlives: bool) -> None:
+    settings = {"tenant": "common"} if vendor == "microsoft" else {}
+    assert catalog.resolve(catalog.get(vendor), settings).dialect.tokens_outlive_refresh == outlives
+
+
 async def test_a_command_does_not_wait_at_its_end_for_what_it_does_not_need(idp: Product) -> None:
     await idp.connected()
     idp.clock.advance(LATE)
@@ -177,7 +196,7 @@ async def test_a_command_does_not_wait_at_its_end_for_what_it_does_not_need(idp:
 
 async def test_it_can_be_turned_off(tmp_path: Path) -> None:
     async with running_product(tmp_path / "home", refreshes_ahead=0) as one:
-        await one.add()
+        await one.add(settings=OUTLIVING)
         await one.connected()
         one.clock.advance(LATE)
         await one.token()
@@ -301,7 +320,7 @@ async def test_after_a_jump_no_ended_token_leaves_and_each_grant_in_use_is_refre
 
 async def test_a_server_that_ends_begins_nothing(tmp_path: Path) -> None:
     async with running_product(tmp_path / "home", refreshes_ahead=AT_ONCE) as one:
-        await one.add()
+        await one.add(settings=OUTLIVING)
         await one.connected()
         one.clock.advance(LATE)
         one.prepared.tasks._group = None  # pyright: ignore[reportPrivateUsage] - as at the end
