@@ -91,8 +91,9 @@ async def healthy_phase(graph: app.Graph, callers: list[Principal], newcomers: l
     return phase
 
 
-async def keep_asking(graph: app.Graph, principal: Principal, outcomes: Counter[str]) -> None:
+async def keep_asking(graph: app.Graph, principal: Principal, after_seconds: float, outcomes: Counter[str]) -> None:
     """Ask for a token of the provider that hangs, again and again, until cancelled."""
+    await anyio.sleep(after_seconds)  # not all at once, which would be a storm
     while True:
         try:
             await graph.broker.get_token(graph.broker.call(principal, "get_token"), TokenRequest(HANGS, SCOPES))
@@ -119,8 +120,8 @@ async def measure(measured: Scenario, options: argparse.Namespace) -> None:
             measured.say(f"{kind}: alone, p99 of cached {percentile(alone.cached, 99):.1f} ms")
             beside = Phase([], [])
             async with anyio.create_task_group() as tasks:
-                for principal in others:
-                    tasks.start_soon(keep_asking, graph, principal, outcomes)
+                for number, principal in enumerate(others):
+                    tasks.start_soon(keep_asking, graph, principal, number / HANGING_CALLERS, outcomes)
                 beside = await healthy_phase(graph, callers, newcomers[len(newcomers) // 2 :], options.seconds)
                 tasks.cancel_scope.cancel()
             measured.say(f"{kind}: beside, p99 of cached {percentile(beside.cached, 99):.1f} ms; {dict(outcomes)}")

@@ -33,7 +33,7 @@ from mcp_identity.vault.rewrap import Rewrapped
 from tests.fakes.many_grants import insert_grants, tokens, user_grant_keys, user_of
 from tests.fakes.vendor import Vendor
 
-RECORDS, AT_LAST = 10_000, 100_000
+RECORDS, AT_LAST = 5_000, 100_000
 CALLERS = 8
 ALONE, BESIDE = "alone", f"beside {CALLERS} callers"
 

@@ -18,8 +18,8 @@ from kit.show import Chart, Goal, Result, Table, console, results_folder, show
 SCENARIOS: dict[str, float] = {
     "startup": 1.5,
     "in_process": 1.5,
-    "cached_token": 9,
-    "many_grants": 6,
+    "cached_token": 8,
+    "many_grants": 4,
     "refresh_storm": 2,
     "m2m": 0.5,
     "hanging_provider": 1,
