@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _PROOF_VERSION = b"1"
 _KEY_ATTEMPTS = 3
+_TENANT_ATTEMPTS = 16
+"""Every new tenant moves the configuration epoch, so many that are made at once get into one another's way."""
 _STATE = table("vault_state")
 _READ_EPOCH = select(_STATE.c.configuration_epoch)
 _NO_KEYS = "the tenant's keys cannot be unwrapped"
@@ -152,7 +154,7 @@ class Vault:
                 records.add_key(key)
                 records.insert_tenant(tenant)
 
-        for _ in range(_KEY_ATTEMPTS):
+        for _ in range(_TENANT_ATTEMPTS):
             await anyio.to_thread.run_sync(self._ring.load, tenant, [key])
             try:
                 await self._writer.run(unit)

@@ -15,6 +15,7 @@ from mcp_identity import app
 from mcp_identity.broker.answers import ConsentRequired, HandleIssued, ProviderSpec, TokenReleased, TokenRequest
 from mcp_identity.broker.audit import Call
 from mcp_identity.broker.broker import Broker
+from mcp_identity.broker.services import ConsentFront
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.consent import ConsentView
 from mcp_identity.domain.credentials import Grant, GrantState, Secret
@@ -218,6 +219,7 @@ async def running_product(
     grace_seconds: float = 10.0,
     clock: FakeClock | None = None,
     server: FakeAuthorizationServer | None = None,
+    front: ConsentFront | None = None,
     **settings: Any,
 ) -> AsyncGenerator[Product]:
     """The product on a vault in `home`, while the block lasts."""
@@ -231,7 +233,7 @@ async def running_product(
         **settings,
     }
     put_vault(home)
-    prepared = app.prepare(Settings(home=home, **given), clock=clock, transport=server)
+    prepared = app.prepare(Settings(home=home, **given), clock=clock, transport=server, front=front)
     async with app.running(prepared, lambda: grace_seconds) as graph:
         principal = await graph.broker.directory.local_principal("agent", graph.user, "stdio")
         yield Product(prepared, server, clock, principal)
