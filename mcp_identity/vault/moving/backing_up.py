@@ -184,9 +184,10 @@ def carry_back(archive: Archive, store: Store, progress: Progress, *, resumed: b
     """Put every row into the target; what an earlier attempt left there may be of another archive, and goes first."""
     engine = store.writing_engine()
     try:
-        if resumed:
-            remove_strangers(engine, _nothing_stays)
-        fill(engine, archive, progress)
+        with engine.connect() as connection:
+            if resumed:
+                remove_strangers(connection, _nothing_stays)
+            fill(connection, archive, progress)
     finally:
         engine.dispose()
 

@@ -122,9 +122,10 @@ def carry(rows: VaultRows, store: Store, progress: Progress, *, resumed: bool) -
     """Put every row into the target; how many were not there."""
     engine = store.writing_engine()
     try:
-        if resumed:
-            remove_strangers(engine, rows.missing)
-        return fill(engine, rows, progress)
+        with engine.connect() as connection:
+            if resumed:
+                remove_strangers(connection, rows.missing)
+            return fill(connection, rows, progress)
     finally:
         engine.dispose()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
+from sqlalchemy import Connection, Table, delete, insert, select, update
 
 from mcp_identity.vault.moving.cells import Cells
 from mcp_identity.vault.moving.reading import AT_ONCE, Progress
@@ -25,11 +25,11 @@ class Rows(Protocol):
         ...
 
 
-def remove_strangers(engine: Engine, missing: Callable[[Table, list[Any]], list[Any]]) -> int:
+def remove_strangers(connection: Connection, missing: Callable[[Table, list[Any]], list[Any]]) -> int:
     """Take out what an earlier attempt had put in, and what has gone from the source since.
 
     Args:
-        engine: Of the target's writer.
+        connection: To the target, in no transaction.
         missing: Says which rows the source does not have.
     """
     removed = 0
@@ -37,7 +37,7 @@ def remove_strangers(engine: Engine, missing: Callable[[Table, list[Any]], list[
         key = next(iter(table.primary_key.columns))
         after: Any = None
         while True:
-            with engine.begin() as connection:
+            with connection.begin():
                 query = select(key).order_by(key).limit(AT_ONCE)
                 keys = list(connection.execute(query if after is None else query.where(key > after)).scalars())
                 gone = missing(table, keys) if keys else []
@@ -49,29 +49,35 @@ def remove_strangers(engine: Engine, missing: Callable[[Table, list[Any]], list[
     return removed
 
 
-def fill(engine: Engine, rows: Rows, progress: Progress) -> int:
-    """Put every row in that does not stand there already; how many those were."""
+def fill(connection: Connection, rows: Rows, progress: Progress) -> int:
+    """Put every row in that does not stand there already; how many those were.
+
+    Args:
+        connection: To the target, in no transaction.
+        rows: What to put in.
+        progress: Told as it goes on.
+    """
     written = 0
     standing: dict[str, bool] = {}
     for table, batch in rows.batches():
         if table.name not in standing:
-            with engine.connect() as connection:
+            with connection.begin():
                 standing[table.name] = connection.execute(select(table).limit(1)).first() is not None
-        written += write_batch(engine, table, batch, compare=standing[table.name])
+        written += write_batch(connection, table, batch, compare=standing[table.name])
         progress("copied", table.name, len(batch))
     return written
 
 
-def write_batch(engine: Engine, table: Table, batch: list[Cells], *, compare: bool) -> int:
-    """Put some rows in, in one transaction; how many were not there yet, or were others.
+def write_batch(connection: Connection, table: Table, batch: list[Cells], *, compare: bool) -> int:
+    """Put some rows in, in one transaction; how many were not there yet.
 
     Args:
-        engine: Of the target's writer.
+        connection: To the target, in no transaction.
         table: Whose they are.
         batch: The rows.
         compare: Look first which of them stand there.
     """
-    with engine.begin() as connection:
+    with connection.begin():
         new = _merge(connection, table, batch) if compare else batch
         names = [column.name for column in table.columns]
         if new:
