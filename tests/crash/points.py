@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -119,6 +120,7 @@ class Points:
 
         def committing(original: Callable[..., Any], *args: Any) -> None:
             labels, self._labels.open = list(dict.fromkeys(self._labels.open)), []
+            self.at("commit.before")
             for label in labels:
                 self.at(f"{label}.commit.before")
             original(*args)
@@ -126,6 +128,7 @@ class Points:
                 self._control.stored_at = time.monotonic()
             for label in labels:
                 self.at(f"{label}.commit.after")
+            self.at("commit.after")
 
         def rolling_back(original: Callable[..., Any], *args: Any) -> None:
             self._labels.open = []
@@ -133,6 +136,10 @@ class Points:
 
         self.wrap(DefaultDialect, "do_commit", committing)
         self.wrap(DefaultDialect, "do_rollback", rolling_back)
+
+
+DURABLE = ("commit.before", "commit.after", "file.synced", "file.named")
+"""What a command of the command line does that lasts: it commits, brings a file to the disk, and gives it its name."""
 
 
 def install(control: Control) -> None:
@@ -144,6 +151,21 @@ def install(control: Control) -> None:
     _refresher(points)
     _records(points)
     _vault(points)
+    _files(points)
+
+
+def _files(points: Points) -> None:
+    def passing(point: str) -> Callable[..., Any]:
+        def around(original: Callable[..., Any], *args: Any, **more: Any) -> Any:
+            result = original(*args, **more)
+            points.at(point)
+            return result
+
+        return around
+
+    points.wrap(os, "fsync", passing("file.synced"))
+    for name in ("replace", "rename", "link"):
+        points.wrap(os, name, passing("file.named"))
 
 
 def _pages(points: Points) -> None:

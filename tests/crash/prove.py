@@ -20,8 +20,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tests.crash.kills import Trial, every_trial, run
+from tests.crash.errands import ERRANDS
+from tests.crash.errands import run as run_errand
+from tests.crash.kills import Report, Trial, every_trial, run
 from tests.crash.ledger import MODES, Ledger, running_ledger
+from tests.crash.points import DURABLE
 from tests.crash.served import Nursery, nursery
 from tests.crash.world import World, world
 
@@ -29,14 +32,33 @@ KILLS_OF_ONE_VAULT = 50
 """After so many the next vault begins, because all of its trail is verified after each kill."""
 RANDOM_SHARE = 6
 """Every sixth kill comes at a moment that nobody chose."""
+ERRAND_SHARE = 6
+"""And every sixth is that of a command."""
 
 
-def trial_number(number: int) -> Trial:
-    """The Nth kill, the same in every run."""
+def kill_of(number: int, world: World) -> tuple[str, str, Report]:
+    """The Nth kill, the same in every run: its point, the mode of the authorization server, and what came of it."""
     if number % RANDOM_SHARE == 0:
-        return Trial("random", str(number), MODES[number // RANDOM_SHARE % 3])
+        trial = Trial("random", str(number), MODES[number // RANDOM_SHARE % 3])
+        return trial.point, trial.mode, run(world, trial)
+    if number % ERRAND_SHARE == 1:
+        return _errand_of(number // ERRAND_SHARE, world)
     trials = every_trial()
-    return trials[(number - number // RANDOM_SHARE - 1) % len(trials)]
+    trial = trials[(number - number // RANDOM_SHARE - number // ERRAND_SHARE) % len(trials)]
+    return trial.point, trial.mode, run(world, trial)
+
+
+def _errand_of(number: int, world: World) -> tuple[str, str, Report]:
+    errands = [errand for errand in ERRANDS.values() if errand.name != "migrate" or not world.database_url]
+    errand, point = errands[number % len(errands)], DURABLE[number // len(errands) % len(DURABLE)]
+    for passes in (1 + number // len(errands) // len(DURABLE) % 6, 1):
+        report = run_errand(world, errand, point, passes)
+        if report is not None:
+            return f"{errand.name}.{point}", "", report
+    point = DURABLE[0]  # what reaches no disk by itself has a COMMIT
+    report = run_errand(world, errand, point, 1)
+    assert report is not None
+    return f"{errand.name}.{point}", "", report
 
 
 @dataclass(slots=True)
@@ -92,13 +114,12 @@ def _kill_on_one(
     with worlds:
         here: World = worlds.enter_context(world(folder, ward, ledger, database_url))
         for number in numbers:
-            trial = trial_number(number)
-            report = run(here, trial)
-            window = here.control.stored_at - ledger.answered_at if trial.flow == "refresh" else 0
+            point, mode, report = kill_of(number, here)
+            window = here.control.stored_at - ledger.answered_at if point.startswith("refresh.") else 0
             results.add(
                 number=number,
-                point=trial.point,
-                mode=trial.mode,
+                point=point,
+                mode=mode,
                 outcome=report.outcome,
                 violations=report.violations,
                 seconds=round(report.seconds, 3),
@@ -106,7 +127,7 @@ def _kill_on_one(
                 window_ms=round(window * 1000, 3) if window > 0 else None,
                 at=round(time.time()),
             )
-            sys.stderr.write(f"{number} {trial}: {report.outcome or '-'} {report.violations or ''}\n")
+            sys.stderr.write(f"{number} {point} {mode}: {report.outcome or '-'} {report.violations or ''}\n")
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:

@@ -124,18 +124,27 @@ class World:
     def start(self, *, wait: bool = True) -> Child:
         """Start a server and wait until it answers."""
         began = time.monotonic()
-        arguments = ("serve", "--transport", "http", "--port", str(self.port), "--insecure-loopback", "--workload", WORKLOAD)
+        arguments = ["serve", "--transport", "http", "--port", str(self.port), "--insecure-loopback", "--workload", WORKLOAD]
+        arguments += ["--trust-local-user"] if self.database_url else []
         self.child = self.nursery.start(arguments, self.environment, self.control.path, self.folder / "log")
         if wait:
             self.child.wait_up()
         self.slowest_start = max(self.slowest_start, time.monotonic() - began)
         return self.child
 
-    def run(self, *arguments: str, wait: bool = True) -> Child:
-        """Start a command of the command line."""
-        child = self.nursery.start(arguments, self.environment, self.control.path, self.folder / "log")
-        if wait:
-            child.wait(60)
+    def run(self, *arguments: str, kill_at: str = "", passes: int = 1) -> Child:
+        """Run a command of the command line to its end.
+
+        Args:
+            *arguments: What follows `mcp-identity`.
+            kill_at: The point at which it is killed; the server that runs is not.
+            passes: When it passes that for the Nth time.
+        """
+        control = Control(self.folder / "control-of-commands")
+        control.set_clocks(wall_seconds=self.hours * 3600)
+        control.arm(kill_at, passes)
+        child = self.nursery.start(arguments, self.environment, control.path, self.folder / "log-of-commands")
+        child.wait(60)
         return child
 
     def end(self) -> None:
