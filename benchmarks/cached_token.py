@@ -28,7 +28,7 @@ from kit.machine import JUDGED_FROM
 from kit.scenario import Scenario, parser, scenario
 from kit.servers import BENCHMARKS, noop_server, our_server
 from kit.show import Chart, Goal, Table
-from kit.vaults import PROVIDER, SCOPES, BenchVault, fill
+from kit.vaults import PROVIDER, SCOPES, BenchVault, audit_rows, fill
 
 TRANSPORTS = ("http", "sse", "stdio")
 CALLERS = (1, 16, 64)
@@ -126,15 +126,19 @@ def measure(measured: Scenario, options: argparse.Namespace) -> None:
         vault = BenchVault(measured.folder / kind / "home", measured.databases.url(kind))
         vault.home.parent.mkdir()
         anyio.run(fill, vault, max(options.callers))
+        before, calls = audit_rows(vault, measured.databases), 0
         for transport in options.transport:
             by_callers: dict[int, list[Run]] = {}
             for run in runs(vault, transport, options):
                 by_callers.setdefault(run.callers, []).append(run)
+                calls += run.calls + run.warm_calls if run.target == OURS else 0
                 measured.say(
                     f"{kind} {transport} {run.callers:>2} callers: {run.target:<12} {run.rate:>6.0f}/s, p99 {run.p99:.1f} ms, "
                     f"server {run.server_share:.0%}, load {run.load_share:.0%}"
                 )
             table.rows.extend(judge(measured, kind, transport, *each) for each in by_callers.items())
+        written = audit_rows(vault, measured.databases) - before
+        measured.goals.append(Goal(f"{NAMES[kind]}: rows of the trail for {calls:,} answered calls", calls, written))
     measured.tables.append(table)
     measured.charts += [_chart(measured, kind) for kind in measured.kinds]
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from kit import ROOT  # pyright: ignore[reportUnusedImport]  # noqa: F401 - first: it makes the fakes importable
-from tests.fakes.postgres import PostgresServer
+from tests.fakes.postgres import Database, PostgresServer
 
 DatabaseKind = Literal["sqlite", "postgresql"]
 KINDS: tuple[DatabaseKind, ...] = ("sqlite", "postgresql")
@@ -38,6 +38,16 @@ class Databases:
         if self.server is None:
             raise RuntimeError("no PostgreSQL server was asked for")
         return self.server.create_database().url
+
+    def execute(self, url: str, query: str) -> list[tuple[Any, ...]]:
+        """Ask a PostgreSQL database of this server, as its superuser.
+
+        Raises:
+            RuntimeError: If there is no server.
+        """
+        if self.server is None:
+            raise RuntimeError("no PostgreSQL server was asked for")
+        return Database(self.server, url.rpartition("/")[2]).execute(query)
 
     @property
     def version(self) -> str:

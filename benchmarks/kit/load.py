@@ -79,6 +79,7 @@ class Run:
         target: Its name.
         callers: How many calls were under way at once.
         calls: How many were answered.
+        warm_calls: How many were answered before, not counted.
         rate: Of them a second.
         p50: Of the milliseconds of a call.
         p99: Likewise.
@@ -90,6 +91,7 @@ class Run:
     target: str
     callers: int
     calls: int
+    warm_calls: int
     rate: float
     p50: float
     p99: float
@@ -117,7 +119,7 @@ class Driver:
         """Let so many callers call."""
         with self._lanes(callers) as lanes:
             together = callers if self._process else 1
-            drive(lanes, together, warm_seconds)
+            warm = drive(lanes, together, warm_seconds)
             before, own, begun = self._used(), time.process_time(), time.perf_counter()
             taken = drive(lanes, together, seconds)
             wall = time.perf_counter() - begun
@@ -126,6 +128,7 @@ class Driver:
             target=self._target.name,
             callers=callers,
             calls=len(taken),
+            warm_calls=len(warm),
             rate=len(taken) / wall,
             p50=percentile(taken, 50) * 1000,
             p99=percentile(taken, 99) * 1000,

@@ -7,13 +7,14 @@ never goes upstream.
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kit import ROOT  # pyright: ignore[reportUnusedImport]  # noqa: F401 - first: it makes the fakes importable
+from kit.databases import Databases  # first: it makes the fakes importable
 from mcp_identity import app
 from mcp_identity.broker.answers import ProviderSpec, TokenReleased, TokenRequest
 from mcp_identity.broker.audit import Call
@@ -95,6 +96,15 @@ async def fill(vault: BenchVault, agents: int) -> None:
             vault.keys.append(issued.key.reveal())
             if not vault.answer:
                 vault.answer.update(token_answer(released).structured_content or {})
+
+
+def audit_rows(vault: BenchVault, databases: Databases) -> int:
+    """How many calls of `get_token` that were answered stand in the trail."""
+    query = "SELECT count(*) FROM audit_events WHERE action = 'get_token' AND outcome = 'ok'"
+    if not vault.database_url:
+        with closing(sqlite3.connect(f"file:{vault.home / 'vault.db'}?mode=ro", uri=True)) as connection:
+            return int(connection.execute(query).fetchone()[0])
+    return int(databases.execute(vault.database_url, query)[0][0])
 
 
 async def get_token(graph: app.Graph, call: Call) -> TokenReleased:
