@@ -30,6 +30,17 @@ _TITLES = {
     "checked": "Checking",
 }
 _SIDES = {"compared": 2}
+_ENDED = {
+    "consents": "open consents ({})",
+    "sign_ins": "open sign-ins and approvals ({})",
+    "handles": "handles ({})",
+    "leases": "refreshes under way ({})",
+    "workloads": "access tokens of {} workloads",
+    "workload_keys": "{} workload keys",
+    "users": "tokens and sessions of {} users",
+    "grants": "{} grants, until their users consent again",
+    "left": "nothing in {} rows that cannot be read",
+}
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 _KIBI = 1024
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The archive.")]
@@ -222,9 +233,8 @@ def restore(
         f"Restored the vault as it was on {made}: {sum(report.contents.rows.values())} rows, the same as in the archive."
     )
     _say_unreadable(report.findings.unreadable)
-    ended = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.settled.detail().items())
-    if ended:
-        typer.echo(f"Ended: {ended}.")
+    if ended := [_ENDED[name].format(count) for name, count in report.settled.detail().items()]:
+        typer.echo(f"Ended: {', '.join(ended)}.")
     _say_what_came_back(report, made, end_bearers=end_bearers, ask_again=ask_again)
 
 
