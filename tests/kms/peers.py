@@ -175,7 +175,12 @@ class Token:
 
         attribute = pkcs11.Attribute
         library: Any = pkcs11.lib(self.module)
-        with library.get_token(token_label="identity-tests").open(rw=True, user_pin=PIN) as session:
+        found = library.get_token(token_label="identity-tests")
+        try:
+            opened = found.open(rw=True, user_pin=PIN)
+        except pkcs11.UserAlreadyLoggedIn:
+            opened = found.open(rw=True)
+        with opened as session:
             session.generate_key(
                 pkcs11.KeyType.AES,
                 bits,

@@ -20,6 +20,8 @@ import contextlib
 import os
 import re
 from dataclasses import dataclass
+from importlib import import_module
+from threading import Lock
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
@@ -57,7 +59,7 @@ def parse_aws_key(value: str) -> AwsKey:
         ConfigurationError: If it is none, or does not say where the key is.
     """
     name, _, query = value.partition("?")
-    given = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+    given = dict(parse_qsl(query, keep_blank_values=True))
     arn = _ARN.fullmatch(name)
     if (not arn and not _NAME.fullmatch(name)) or given.keys() - {"region"}:
         raise ConfigurationError("an AWS key is aws-kms:<key ARN>, or aws-kms:alias/<name>?region=<region>")
@@ -81,7 +83,14 @@ class AwsKmsKey:
             ConfigurationError: If boto3 is not installed, or there is no such key.
             VaultUnavailable: If KMS cannot be reached now.
         """
-        self._client: Any = _client(key.region, endpoint)
+        try:
+            import_module("botocore.session")
+        except ImportError:
+            raise missing_package("aws-kms", "aws-kms") from None
+        self._region, self._endpoint = key.region, endpoint
+        self._client: Any = None
+        self._connecting = Lock()
+        self._was_known = False
         self._arn = key.name if ":key/" in key.name else self._resolved(key.name)
 
     @property
@@ -121,21 +130,33 @@ class AwsKmsKey:
             raise ConfigurationError(f"KMS gave no ARN for {name}")
         return found
 
-    def _ask(self, operation: str, **arguments: Any) -> Any:
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+    def _connected(self) -> Any:
+        """The client; making it looks for credentials."""
+        with self._connecting:
+            if self._client is None:
+                self._client = _client(self._region, self._endpoint)
+            return self._client
 
+    def _ask(self, operation: str, **arguments: Any) -> Any:
+        from botocore import exceptions
+
+        missing = (exceptions.NoCredentialsError, exceptions.PartialCredentialsError)
+        # Where no role was ever had of the instance, there is none; later it may be a while until it is had anew.
+        missing = missing if self._was_known else (*missing, exceptions.MetadataRetrievalError)
         try:
-            return getattr(self._client, operation)(**arguments)
-        except ClientError as error:
+            answer = getattr(self._connected(), operation)(**arguments)
+        except exceptions.ClientError as error:
             _refused(operation, str(error.response.get("Error", {}).get("Code", "")))
-        except (NoCredentialsError, PartialCredentialsError):
+        except missing:
             raise ConfigurationError(
                 "there are no AWS credentials: neither in the environment, nor of a web identity, a container or an instance"
             ) from None
-        except BotoCoreError:
+        except exceptions.BotoCoreError:
             raise VaultUnavailable("the key backend AWS KMS cannot be reached now") from None
         except (OSError, ValueError):
             raise ConfigurationError("the AWS credentials that the environment names cannot be read") from None
+        self._was_known = True
+        return answer
 
 
 class _Denied(Exception):
@@ -169,12 +190,10 @@ def _bound(context: WrapContext) -> dict[str, str]:
 
 def _client(region: str, endpoint: str | None) -> Any:
     """A client that the environment leads nowhere else."""
-    try:
-        from botocore.config import Config
-        from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
-        from botocore.session import Session
-    except ImportError:
-        raise missing_package("aws-kms", "aws-kms") from None
+    from botocore.config import Config
+    from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
+    from botocore.session import Session
+
     variables: dict[str, Any] = {
         name: (None, None, default, conversion)
         for name, (_, _, default, conversion) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items()

@@ -176,6 +176,9 @@ class Pkcs11Key:
         pin = self._read_secret(reference.pin_source).reveal() if reference.pin_source else None
         try:
             found = library.lib(str(reference.module))
+        except (RuntimeError, OSError):
+            raise ConfigurationError(f"the PKCS #11 library {reference.module} cannot be loaded") from None
+        try:
             which = {"token_label": reference.token, "token_serial": reference.serial.encode()}
             token = found.get_token(**{name: value for name, value in which.items() if value})
             try:
@@ -201,8 +204,6 @@ class Pkcs11Key:
         except exceptions.PKCS11Error:
             self._close()
             raise VaultUnavailable("the PKCS #11 token does not answer now") from None
-        except (RuntimeError, OSError):
-            raise ConfigurationError(f"the PKCS #11 library {reference.module} cannot be loaded") from None
 
     def _check(self) -> None:
         attribute = self._library.Attribute

@@ -27,9 +27,10 @@ from mcp_identity.domain.errors import ConfigurationError, IdentityError, VaultC
 from mcp_identity.vault.kms.backend import SecretReader, WrapContext, missing_package
 
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 2.0, 5.0, 2
-_SEGMENT = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 _PARAMETERS = frozenset({"token_file", "role_id", "secret_id_file", "auth_mount", "namespace", "ca_file"})
 _FORM = "a transit key is transit:https://<host>/<mount>/<key>?token_file=<path>, or ?role_id=<id>&secret_id_file=<path>"
+_WRONG_KIND = re.compile(r"derived key|non-AEAD|not support|disallowed|too old")
 _PROBE = "vault:v1:AAAA"
 
 
@@ -75,7 +76,7 @@ def parse_transit(value: str) -> TransitReference:
     else:
         socket, url = None, f"{parts.scheme}://{f'[{host}]' if ':' in host else host}" + (f":{port}" if port else "")
         mount, _, key = parts.path.strip("/").rpartition("/")
-        sound = bool(host) and not userinfo and not parts.fragment
+        sound = bool(host) and not userinfo and "#" not in value
         if parts.scheme != "https":
             raise ConfigurationError("a transit key is reached over https, or by a unix socket: transit:unix:/<path>?key=<key>")
     names = [*mount.split("/"), key, *filter(None, given.get("namespace", "").split("/"))]
@@ -136,6 +137,7 @@ class TransitKey:
         path = f"/v1/{self._reference.mount}/{verb}/{self._reference.key}"
         from hvac import exceptions
 
+        refused = (exceptions.InvalidRequest, exceptions.InternalServerError)  # by the kind of key, the server says either
         for is_last in (False, True):
             used = self._token(anew="")
             try:
@@ -144,7 +146,7 @@ class TransitKey:
                 if is_last:
                     raise ConfigurationError(f"the transit server does not let us {verb} with {self.key_id}") from None
                 self._token(anew=used)  # it may have ended
-            except exceptions.InvalidRequest as error:
+            except refused as error:
                 return self._refused(verb, str(error), is_probe=context is None)
             except exceptions.InvalidPath:
                 raise ConfigurationError(f"the transit server has no transit engine at {self._reference.mount}") from None
@@ -155,15 +157,17 @@ class TransitKey:
             raise ConfigurationError(f"the transit server has no key {self.key_id}; make it there first") from None
         if is_probe:
             return {}
-        if verb == "encrypt" or "too old" in why or "disallowed" in why or "derived key" in why:
+        if _WRONG_KIND.search(why):
             raise ConfigurationError(
                 f"the transit server does not {verb} with {self.key_id}: it takes a key of the type aes256-gcm96 that is not "
                 "derived, and whose min_decryption_version leaves the version that is used"
             ) from None
+        if verb == "encrypt":
+            raise VaultUnavailable("the key backend transit cannot answer now") from None
         raise VaultCorrupt("a wrapped key was changed, moved, or made by another key-encryption key") from None
 
     def _post(self, path: str, values: Mapping[str, str], token: str) -> Mapping[str, Any]:
-        from hvac.exceptions import Forbidden, InvalidPath, InvalidRequest, VaultError
+        from hvac.exceptions import Forbidden, InternalServerError, InvalidPath, InvalidRequest, VaultError
 
         headers = {"X-Vault-Token": token} if token else {}
         for left in range(ATTEMPTS - 1, -1, -1):
@@ -172,7 +176,7 @@ class TransitKey:
                 if not isinstance(answer, dict):  # what is no JSON, the library hands over as it came
                     raise ValueError("no JSON")  # noqa: TRY301, TRY004
                 return cast("dict[str, Any]", answer)
-            except (Forbidden, InvalidPath, InvalidRequest):
+            except (Forbidden, InvalidPath, InvalidRequest, InternalServerError):
                 raise
             except (OSError, ValueError):  # the library's own errors of the network are of the first kind
                 if not left:
