@@ -180,7 +180,7 @@ def main() -> None:
         given,
         "cached_token",
         "A cached get_token beside a tool that does nothing",
-        (__doc__ or "").partition("\n\n")[2].partition("\n\n")[0],
+        __doc__,
         callers=given.callers,
         rounds=given.rounds,
         seconds_of_a_run=given.seconds,

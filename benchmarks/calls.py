@@ -164,7 +164,7 @@ def main() -> None:
             given,
             "calls",
             "A call of an API through us",
-            (__doc__ or "").partition("\n\n")[2].partition("\n\n")[0],
+            __doc__,
             postgresql=False,
             calls_of_each_kind=given.calls,
         ) as measured:

@@ -153,7 +153,7 @@ def main() -> None:
         given,
         "hanging_provider",
         "A provider that hangs",
-        (__doc__ or "").partition("\n\n")[2].partition("\n\n")[0],
+        __doc__,
         seconds_of_a_phase=given.seconds,
         callers_of_the_one_that_hangs=HANGING_CALLERS,
     ) as measured:

@@ -159,7 +159,7 @@ def main() -> None:
         given,
         "in_process",
         "Cached tokens in process",
-        (__doc__ or "").partition("\n\n")[2].partition("\n\n")[0],
+        __doc__,
         callers=given.callers,
         rounds=given.rounds,
         seconds_of_a_run=given.seconds,

@@ -81,7 +81,7 @@ def main() -> None:
         given,
         "m2m",
         "M2M tokens: requests that reach the authorization server",
-        (__doc__ or "").partition("\n\n")[2].partition("\n\n")[0],
+        __doc__,
         callers=CALLERS,
         calls=given.calls,
     ) as measured:

@@ -180,7 +180,7 @@ def main() -> None:
         given,
         "many_grants",
         "Latency by the number of grants",
-        (__doc__ or "").partition("\n\n")[2].partition("\n\n")[0],
+        __doc__,
         grants=given.sizes,
         rounds=given.rounds,
         calls_of_a_round=given.touched,

@@ -211,7 +211,7 @@ def main() -> None:
         given,
         "refresh_storm",
         "A refresh storm",
-        (__doc__ or "").partition("\n\n")[2].partition("\n\n")[0],
+        __doc__,
         callers=given.callers,
         storms_of_each_kind=given.rounds,
     ) as measured:

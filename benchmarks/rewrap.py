@@ -189,7 +189,7 @@ def main() -> None:
         given,
         "rewrap",
         "Bringing records under a new key",
-        (__doc__ or "").partition("\n\n")[2].partition("\n\n")[0],
+        __doc__,
         records=given.records,
         records_of_a_run=given.sample,
         rounds=given.rounds,

@@ -139,7 +139,7 @@ def main() -> None:
         given,
         "slow_connections",
         "Slow connections",
-        (__doc__ or "").partition("\n\n")[2].partition("\n\n")[0],
+        __doc__,
         postgresql=False,
         slow_connections=given.slow,
         seconds_of_a_phase=given.seconds,

@@ -246,7 +246,7 @@ def main() -> None:
         given,
         "startup",
         "Start-up time and idle memory",
-        (__doc__ or "").partition("\n\n")[2].partition("\n\n")[0],
+        __doc__,
         starts=given.starts,
     ) as measured:
         memories(measured)

@@ -81,7 +81,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 @contextmanager
 def scenario(
-    options: argparse.Namespace, name: str, title: str, question: str, *, postgresql: bool = True, **parameters: Any
+    options: argparse.Namespace, name: str, title: str, document: str | None, *, postgresql: bool = True, **parameters: Any
 ) -> Generator[Scenario]:
     """Measure a scenario in the block; what it found is shown and kept afterwards.
 
@@ -89,11 +89,12 @@ def scenario(
         options: Of `parser`.
         name: Of the script.
         title: For people.
-        question: What is measured, and how.
+        document: Of the script's module: its second paragraph says what is measured, and how. Or that alone.
         postgresql: Whether it has to do with databases at all.
         **parameters: To be told beside the figures.
     """
-    begun = time.monotonic()
+    begun, paragraphs = time.monotonic(), (document or title).split("\n\n")
+    question = paragraphs[min(1, len(paragraphs) - 1)]
     kinds: tuple[DatabaseKind, ...] = tuple(options.database or KINDS) if postgresql else ("sqlite",)
     with (
         tempfile.TemporaryDirectory(prefix="mcp-identity-bench-", dir=options.folder, ignore_cleanup_errors=True) as folder,
