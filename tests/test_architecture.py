@@ -35,9 +35,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 
 HTTP_CLIENTS = ("httpx", "httpx2", "requests", "aiohttp", "urllib3", "urllib.request", "http.client", "websockets", "httpcore")
 KEEPERS: dict[tuple[str, ...], tuple[str, ...]] = {
-    HTTP_CLIENTS: ("transport.py", "sdk/"),
+    HTTP_CLIENTS: ("transport.py", "sdk/", "vault/kms/unix_socket.py"),
     ("sqlmodel", "sqlalchemy", "alembic", "sqlite3", "psycopg"): ("vault/",),
-    ("boto3", "botocore", "hvac", "pkcs11"): ("vault/kms/",),
+    ("boto3", "botocore", "hvac", "pkcs11", "keyring"): ("vault/kms/",),
     ("asyncio", "trio"): (),
     ("mcp",): ("tools/", "sdk/", "app/", "cli/serve.py"),
     ("typer", "rich", "click"): ("cli/",),
@@ -55,6 +55,8 @@ MAY_REVEAL = frozenset(
         "vault/envelope.py",
         "vault/keys.py",
         "vault/kms/local.py",
+        "vault/kms/pkcs11.py",  # the PIN, into its token
+        "vault/kms/transit.py",  # token and secret id, to their server
         "vault/stores/postgres_url.py",  # the database's password, to its driver
         "vault/records/consents.py",  # into sealed cells
         "vault/records/issuers.py",

@@ -79,10 +79,11 @@ def _is_unused(settings: Settings) -> bool:
     from mcp_identity.app import has_vault, vault_location
 
     location = vault_location(settings)
-    key = location.key_source.path
-    if key is None or (location.key is not None and not key.parent.is_dir()):
+    source = location.key_source
+    if source.is_given or (location.key is not None and source.path is not None and not source.path.parent.is_dir()):
         return False
-    return not any(path.exists() or path.is_symlink() for path in (location.default_key, key)) and not has_vault(location)
+    default = location.default_key
+    return not (default.exists() or default.is_symlink()) and not has_vault(location)
 
 
 def _of_files(settings: Settings) -> list[Check]:

@@ -26,7 +26,7 @@ def init(context: typer.Context) -> None:
 
     location = vault_location(settings)
     source = location.key_source
-    had_key, had_vault = source.path is None or source.path.exists(), has_vault(location)
+    had_key, had_vault = source.is_given, has_vault(location)
     run(settings, _nothing, initialise=True)
     if had_key and had_vault:
         typer.echo("The vault and its key are here already; nothing was changed.")
@@ -37,7 +37,10 @@ def init(context: typer.Context) -> None:
         where = "Keep the copies apart: whoever has both the vault and the key can read everything."
     else:
         where = "Whoever has both the vault and the key can read everything."
-    typer.echo(f"\nBack up the key now; without it nobody can open the vault. {where}")
+    if source.is_held_elsewhere:
+        typer.echo("\nNobody can open the vault without that key: whoever deletes it there, deletes everything here.")
+    else:
+        typer.echo(f"\nBack up the key now; without it nobody can open the vault. {where}")
     typer.echo(
         "\nNext:\n  mcp-identity catalog list\n  mcp-identity providers add --help\n  mcp-identity clients install --help"
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio.to_thread
 
@@ -27,7 +27,9 @@ from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.moments import moment
 from mcp_identity.vault.rewrap import Advance, Rewrapped, count_by_key, count_left, rewrap_records
 from mcp_identity.vault.stores.store import Store
-from mcp_identity.vault.vault import Vault
+
+if TYPE_CHECKING:
+    from mcp_identity.vault.vault import Vault
 
 T = TypeVar("T")
 SETTLED = timedelta(minutes=1)

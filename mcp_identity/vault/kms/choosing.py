@@ -59,12 +59,17 @@ class KeySource:
         """
         if self.path is not None:
             return read_key_file(self.path)
-        if self.where.partition(":")[0] in _EXTERNAL:
+        if self.is_held_elsewhere:
             return None
         text = self._entry().read_text() if self._in_keyring else self.read_text and self.read_text()
         if not text:
             raise ConfigurationError(f"the key {self.where} is not set")
         return parse_key_text(text, self.where)
+
+    @property
+    def is_held_elsewhere(self) -> bool:
+        """Whether the key never comes into this process."""
+        return self.path is None and self.where.partition(":")[0] in _EXTERNAL
 
     def create(self, entropy: Entropy) -> None:
         """Make the key where it is not there yet and is ours to make.

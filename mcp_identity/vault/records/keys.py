@@ -89,6 +89,11 @@ class KeyRecords(AuthenticatedRows):
             query = query.where(_KEYS.c.tenant == tenant)
         return [StoredKey(_key(row), row["created_at"]) for row in self.connection.execute(query).mappings().all()]
 
+    def is_erased(self, tenant: str) -> bool:
+        """Whether a tenant's key was erased: nothing of it can be read, which is no damage."""
+        states = self.connection.execute(select(_KEYS.c.state).where(_KEYS.c.tenant == tenant)).scalars().all()
+        return bool(states) and set(states) == {ERASED}
+
     def key_holder(self) -> KeyHolder:
         """The key-encryption key."""
         state = self.connection.execute(select(_STATE.c.key_id, _STATE.c.key_check)).one()
