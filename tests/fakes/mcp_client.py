@@ -13,11 +13,12 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any
 
 import anyio
 from anyio.abc import AnyByteReceiveStream, Process, TaskGroup
+
+from tests.fakes.forge import open_process
 
 HANDSHAKE_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 STATELESS_VERSION = "2026-07-28"
@@ -213,7 +214,7 @@ async def mcp_client(
         command: What to start.
         opened: Shake hands first.
     """
-    process = await anyio.open_process([*command], stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment)
+    process = await open_process(command, environment)
     client = McpClient(process, version, name)
     try:
         async with anyio.create_task_group() as group:

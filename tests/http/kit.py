@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from subprocess import DEVNULL, PIPE
+from subprocess import DEVNULL
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from mcp_identity.domain.standing import Standing
 from mcp_identity.inbound.authentication import VerifiedUser
 from mcp_identity.settings import Settings
 from mcp_identity.tools.caller import Authenticator
+from tests.fakes.forge import open_process
 from tests.fakes.home import VaultHome, put_vault
 from tests.fakes.mcp_client import STATELESS_VERSION, Json
 
@@ -250,7 +251,7 @@ async def server_process(
     """
     command = [sys.executable, "-m", "mcp_identity", "serve", *arguments]
     environment = home.environment(**settings)
-    process = await anyio.open_process(command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=environment)
+    process = await open_process(command, environment, stdin=DEVNULL)
     server = Server("", home, dict(keys or {}), process=process)
     serves = anyio.Event()
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import pytest
 
+from tests.fakes.forge import anew
 from tests.fakes.home import VaultHome
 from tests.fakes.mcp_client import McpClient, mcp_client
 from tests.fakes.vendor import Vendor, running_vendor
+
+
+@pytest.fixture(autouse=True)
+def started_anew() -> Generator[None]:
+    """How a process starts is what is tested here."""
+    with anew():
+        yield
 
 
 @pytest.fixture
