@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 DOCUMENT = ROOT / "docs" / "performance.md"
 NO_SCENARIOS = {"run", "report", "prove", "soak"}
+pytestmark = pytest.mark.xdist_group("benchmarks")  # one smoke run serves them all
 PROVE = os.environ.get("PROVE") == "1"
 
 
