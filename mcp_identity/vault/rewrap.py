@@ -114,7 +114,8 @@ async def rewrap_records(
                 if found.changes:
                     await vault.run(_writing(protected, found.changes))
                     moved += len(found.changes)
-                advance(protected.table, len(found.changes) + found.unreadable)
+                if found.changes or found.unreadable:
+                    advance(protected.table, len(found.changes) + found.unreadable)
                 if not found.last:
                     break
                 after = found.last

@@ -38,7 +38,7 @@ def test_keys_are_rotated_and_records_brought_under_the_newest(vault: CommandLin
     assert states(vault) == [("retired", count), ("active", 0)]
     answer = vault.succeed("keys", "rewrap", "--batch", "2")
     assert f"default: {count} records" in answer.out
-    assert "Rewrapping" in answer.err
+    assert "Rewrapping credential_providers: 1" in answer.err
     assert states(vault) == [("retired", 0), ("active", count)]
     assert secret_of(vault) == "sk-made-up"
     assert vault.succeed("keys", "rewrap", "--json").json == {
