@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -9,13 +10,43 @@ import pytest
 
 from tests.broker.kit import Product, running_product
 from tests.broker.operators import Operator, running_operator
+from tests.fakes.home import put_postgres_vault
+
+STORES = ("sqlite", "postgresql")
+ON_BOTH = frozenset({"test_refresh", "test_release", "test_callback"})
+"""What is run on both databases each time: where replicas meet, and what leaves. `PROVE=1` runs everything on both."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Know the mark."""
+    config.addinivalue_line("markers", "sqlite: about SQLite's files; runs on no other database")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run on both databases what is to be run on both."""
+    is_chosen = metafunc.module.__name__.rpartition(".")[2] in ON_BOTH or "PROVE" in os.environ
+    if "product" in metafunc.fixturenames and is_chosen and metafunc.definition.get_closest_marker("sqlite") is None:
+        metafunc.parametrize("store", STORES, indirect=True)
 
 
 @pytest.fixture
-async def product(tmp_path: Path) -> AsyncGenerator[Product]:
+def store(request: pytest.FixtureRequest) -> str:
+    """Which database this test runs on."""
+    return getattr(request, "param", STORES[0])
+
+
+@pytest.fixture
+async def product(store: str, tmp_path: Path) -> AsyncGenerator[Product]:
     """The product, with nothing in it."""
-    async with running_product(tmp_path / "home") as one:
+    home = tmp_path / "home"
+    if store == STORES[0]:
+        async with running_product(home) as one:
+            yield one
+        return
+    database = put_postgres_vault(home)
+    async with running_product(home, database_url=database.url) as one:
         yield one
+    database.drop()
 
 
 @pytest.fixture

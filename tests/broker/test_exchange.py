@@ -10,7 +10,7 @@ import pytest
 from mcp_identity.broker import exchange, refresh
 from mcp_identity.domain.credentials import Flow, GrantState, Reason
 from tests.broker.kit import BY_ISSUER, Product, raising
-from tests.vault.faults import Faults, disk_error
+from tests.vault.faults import SqliteFaults, disk_error
 
 FULL = "CREATE TRIGGER full BEFORE UPDATE OF tokens ON grants BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
 
@@ -205,11 +205,12 @@ async def test_a_new_consent_brings_a_dead_grant_back(idp: Product) -> None:
     assert (await idp.grant()).reason is None
 
 
+@pytest.mark.sqlite
 async def test_a_commit_of_which_nobody_was_sure_stores_once_and_takes_nothing_back(idp: Product, tmp_path: Path) -> None:
     consent = await idp.link()
     pressed = await idp.press(consent)
     parameters = idp.server.person_consents(pressed.url)
-    faults = Faults(idp.vault, tmp_path / "home" / "vault.db")
+    faults = SqliteFaults(idp.vault, tmp_path / "home" / "vault.db")
     idp.server.hold = anyio.Event()
     async with anyio.create_task_group() as group:
         group.start_soon(idp.come_back, pressed, parameters)

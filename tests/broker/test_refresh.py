@@ -17,7 +17,7 @@ from mcp_identity.domain.http import HttpResponse
 from tests.broker.kit import Product, raising
 from tests.broker.test_exchange import FULL, until, until_refused
 from tests.fakes.authorization_server import respond_json
-from tests.vault.faults import Faults, disk_error
+from tests.vault.faults import SqliteFaults, disk_error
 
 
 async def stale(product: Product) -> TokenReleased:
@@ -217,6 +217,7 @@ async def test_a_request_that_never_left_leaves_no_doubt(idp: Product) -> None:
 # The vault fails
 
 
+@pytest.mark.sqlite
 async def test_a_full_disk_is_waited_for(idp: Product) -> None:
     await stale(idp)
     await idp.sql(FULL)
@@ -238,6 +239,7 @@ async def test_a_full_disk_is_waited_for(idp: Product) -> None:
     assert idp.server.count("refresh_token") == 1
 
 
+@pytest.mark.sqlite
 async def test_a_rotation_that_could_not_be_stored_has_a_name(idp: Product, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refresh, "_PAUSES", (0.0, 0.0))
     await stale(idp)
@@ -249,6 +251,7 @@ async def test_a_rotation_that_could_not_be_stored_has_a_name(idp: Product, monk
     assert (await idp.link()).reason is Reason.LOST_IN_FLIGHT
 
 
+@pytest.mark.sqlite
 async def test_without_a_trail_the_vendor_is_not_even_asked(idp: Product) -> None:
     await stale(idp)
     await idp.sql("CREATE TRIGGER mute BEFORE INSERT ON audit_events BEGIN SELECT RAISE(ABORT, 'no'); END")
@@ -270,10 +273,11 @@ async def test_a_change_of_the_provider_sends_no_secret_to_the_old_place(idp: Pr
     assert idp.server.count("refresh_token") == 0
 
 
+@pytest.mark.sqlite
 async def test_a_commit_of_which_nobody_was_sure_is_not_taken_for_a_loss(idp: Product, tmp_path: Path) -> None:
     await idp.connected()
     idp.clock.advance(3601)
-    faults = Faults(idp.vault, tmp_path / "home" / "vault.db")
+    faults = SqliteFaults(idp.vault, tmp_path / "home" / "vault.db")
     idp.server.hold = anyio.Event()
     async with anyio.create_task_group() as group:
         group.start_soon(idp.token)
