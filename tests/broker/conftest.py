@@ -13,8 +13,10 @@ from tests.broker.operators import Operator, running_operator
 from tests.fakes.home import put_postgres_vault
 
 STORES = ("sqlite", "postgresql")
-ON_BOTH = frozenset({"test_refresh", "test_release", "test_callback"})
-"""What is run on both databases each time: where replicas meet, and what leaves. `PROVE=1` runs everything on both."""
+ON_BOTH = frozenset({"test_refresh", "test_release", "test_callback"}) | (
+    {"test_tokens", "test_consents"} if os.environ.get("PROVE") else frozenset()
+)
+"""What is run on both databases: where replicas meet, and what leaves; with `PROVE=1` more of it."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run on both databases what is to be run on both."""
-    is_chosen = metafunc.module.__name__.rpartition(".")[2] in ON_BOTH or "PROVE" in os.environ
+    is_chosen = metafunc.definition.path.stem in ON_BOTH
     if "product" in metafunc.fixturenames and is_chosen and metafunc.definition.get_closest_marker("sqlite") is None:
         metafunc.parametrize("store", STORES, indirect=True)
 
