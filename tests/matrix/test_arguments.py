@@ -74,5 +74,5 @@ async def test_no_argument_makes_a_remote_caller_somebody_else(
 async def test_no_argument_makes_a_local_process_somebody_else(name: str, world: World) -> None:
     attacker = identity(world, name)
     async with stdio_door(world, attacker) as door:
-        outcome = await run(world, attacker, door)
+        outcome = await run(world, attacker, door, few=True)  # likewise
     check(outcome, attacker)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -20,8 +21,7 @@ from tests.peers.product import Product, running_product
 from tests.peers.servers import NodeOidcProvider, PeerClient
 
 WORKER = Path(__file__).parent / "worker.py"
-PROCESSES = 8
-EXPIRIES = 20
+PROCESSES, EXPIRIES = (8, 20) if os.environ.get("PROVE") else (5, 6)
 
 
 @pytest.fixture
