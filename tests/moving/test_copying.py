@@ -13,7 +13,7 @@ from mcp_identity.domain.identity import DEFAULT_TENANT
 from mcp_identity.vault.columns import metadata
 from mcp_identity.vault.moving.state import CARRIED
 from mcp_identity.vault.records import Records
-from tests.moving.kit import DATABASES, Somewhere, Watching, new_database, nobody, rows_of, without_trail
+from tests.moving.kit import DATABASES, EITHER, Somewhere, Watching, new_database, nobody, rows_of, without_trail
 from tests.vault.kit import ALICE, behind_its_back, fingerprint, grant_key
 
 DIRECTIONS = [("sqlite", "postgresql"), ("postgresql", "sqlite"), ("sqlite", "sqlite")]
@@ -52,7 +52,7 @@ async def test_every_row_is_the_same_afterwards_and_the_copy_works(vault_on: Som
         vault.close()
 
 
-@pytest.mark.parametrize(("vault_on", "to"), DIRECTIONS[:2], indirect=["vault_on"])
+@pytest.mark.parametrize(("vault_on", "to"), DIRECTIONS[2:], indirect=["vault_on"])
 def test_both_trails_say_it_the_source_before_the_first_row_is_read(vault_on: Somewhere, to: str, tmp_path: Path) -> None:
     copied = vault_on.at(new_database(to, tmp_path))
     said: list[object] = []
@@ -65,7 +65,7 @@ def test_both_trails_say_it_the_source_before_the_first_row_is_read(vault_on: So
     assert len(copied.trail()) == len(vault_on.trail()) + 1
 
 
-@pytest.mark.parametrize("to", DATABASES)
+@pytest.mark.parametrize("to", EITHER)
 def test_another_vault_in_the_target_is_left_as_it_is(here: Somewhere, to: str, tmp_path: Path) -> None:
     other = Somewhere(tmp_path / "other", new_database(to, tmp_path))
     other.open().close()
@@ -151,7 +151,7 @@ def test_a_url_that_is_none_or_holds_a_password_is_refused_without_being_repeate
     assert "secret" not in caught.value.message
 
 
-@pytest.mark.parametrize("vault_on", DATABASES, indirect=True)
+@pytest.mark.parametrize("vault_on", EITHER, indirect=True)
 def test_a_row_that_did_not_authenticate_does_not_so_afterwards_and_hides_no_other(vault_on: Somewhere, tmp_path: Path) -> None:
     vault_on.edit("UPDATE workload_identities SET disabled = 1 - disabled WHERE name = 'other'")
     vault_on.edit("UPDATE grants SET granted_scopes = 'all' WHERE user_key <> ''")
@@ -173,7 +173,7 @@ def test_a_shortened_trail_is_found(here: Somewhere, tmp_path: Path) -> None:
     assert report.findings.unreadable == {"audit_heads": 1}
 
 
-@pytest.mark.parametrize("to", DATABASES)
+@pytest.mark.parametrize("to", EITHER)
 def test_a_row_that_no_database_can_carry_is_named_and_nothing_opens_the_rest(here: Somewhere, to: str, tmp_path: Path) -> None:
     here.edit("UPDATE grants SET expires_at = 'tomorrow' WHERE user_key <> ''")
     copied = here.at(new_database(to, tmp_path))
@@ -186,7 +186,7 @@ def test_a_row_that_no_database_can_carry_is_named_and_nothing_opens_the_rest(he
     assert "being filled" in refused.value.message
 
 
-@pytest.mark.parametrize(("vault_on", "to"), DIRECTIONS[:2], indirect=["vault_on"])
+@pytest.mark.parametrize(("vault_on", "to"), DIRECTIONS[:1], indirect=["vault_on"])
 def test_a_copy_that_is_not_the_same_is_not_opened(vault_on: Somewhere, to: str, tmp_path: Path) -> None:
     copied = vault_on.at(new_database(to, tmp_path))
     spoil = Watching("compared", lambda: copied.edit("UPDATE grants SET lease_counter = 7 WHERE user_key <> ''"))
@@ -200,7 +200,7 @@ def test_a_copy_that_is_not_the_same_is_not_opened(vault_on: Somewhere, to: str,
     assert without_trail(copied.rows()) == without_trail(vault_on.rows())
 
 
-@pytest.mark.parametrize("vault_on", DATABASES, indirect=True)
+@pytest.mark.parametrize("vault_on", EITHER, indirect=True)
 def test_a_vault_of_a_newer_version_is_not_copied(vault_on: Somewhere, tmp_path: Path) -> None:
     vault_on.edit("UPDATE vault_state SET schema_version = 99")
     with pytest.raises(VaultUnavailable) as caught:
@@ -216,7 +216,7 @@ def test_an_older_schema_on_postgresql_names_the_command_that_upgrades_it(there:
     assert "vault migrate" in caught.value.message
 
 
-@pytest.mark.parametrize("to", DATABASES)
+@pytest.mark.parametrize("to", EITHER)
 def test_a_newer_vault_in_the_target_is_left_as_it_is(here: Somewhere, to: str, tmp_path: Path) -> None:
     copied = here.at(new_database(to, tmp_path))
     moving.copy(here.settings, copied.url, nobody)

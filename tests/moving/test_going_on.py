@@ -14,7 +14,7 @@ import pytest
 from mcp_identity.app import moving
 from mcp_identity.domain.errors import VaultUnavailable
 from mcp_identity.vault.moving import reading
-from tests.moving.kit import DATABASES, Somewhere, Watching, new_database, nobody, without_trail
+from tests.moving.kit import EITHER, Somewhere, Watching, new_database, nobody, without_trail
 
 KILLED = [
     ("target.Target.begin", "before", 1),
@@ -100,7 +100,7 @@ def test_rows_that_stand_are_not_written_again(here: Somewhere, tmp_path: Path) 
     assert report.contents.rows["audit_events"] > 2
 
 
-@pytest.mark.parametrize("kind", DATABASES)
+@pytest.mark.parametrize("kind", EITHER)
 def test_another_vault_does_not_go_on_where_this_one_was(here: Somewhere, kind: str, tmp_path: Path) -> None:
     copied = here.at(new_database(kind, tmp_path))
     with pytest.raises(KeyboardInterrupt):
