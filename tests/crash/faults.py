@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 from tests.crash.control import Control
 
 READ_ONLY = "read-only"
+VFS = "CRASH_VFS"
+"""Names another way for SQLite to reach files: `unix-dotfile` has no shared memory, as file systems of a network have none."""
 
 
 def install(control: Control, app: Any) -> None:
@@ -23,6 +27,20 @@ def install(control: Control, app: Any) -> None:
 
     clock.now, clock.monotonic = now, monotonic
     _break_sqlite(control)
+    if vfs := os.environ.get(VFS):
+        _open_on(vfs)
+
+
+def _open_on(vfs: str) -> None:
+    """Open every database that is named by a URI through another VFS."""
+    connect = sqlite3.connect
+
+    def connecting(database: Any, *args: Any, **more: Any) -> sqlite3.Connection:
+        if more.get("uri"):
+            database = f"{database}{'&' if '?' in database else '?'}vfs={vfs}"
+        return connect(database, *args, **more)
+
+    setattr(sqlite3, "connect", connecting)  # noqa: B010 - a checker knows that it is no such function
 
 
 def _break_sqlite(control: Control) -> None:

@@ -49,6 +49,7 @@ class World:
         mutant: A mistake that the servers have; see `mutants.py`.
         sweep_seconds: How often they end the consents that nobody will finish.
         settings_beside: More settings of theirs.
+        environment_beside: More of their environment.
         hours: How far the servers' clocks are ahead.
         child: The server that runs now.
         slowest_start: The longest that a server took from its start to its first answer, in seconds.
@@ -62,6 +63,7 @@ class World:
     mutant: str = ""
     sweep_seconds: float = 15.0
     settings_beside: dict[str, str] = field(default_factory=dict[str, str])
+    environment_beside: dict[str, str] = field(default_factory=dict[str, str])
     port: int = field(default_factory=free_port)
     hours: float = 0.0
     jumped: float = 0.0
@@ -93,7 +95,7 @@ class World:
         database = {"DATABASE_URL": self.database_url} if self.database_url else {}
         all_of_it = environment_of(self.home.path, self.port, **LIMITS, **database, **self.settings_beside)
         own = {name: value for name, value in all_of_it.items() if name.startswith("MCP_IDENTITY_")}
-        own["CRASH_SWEEP_SECONDS"] = str(self.sweep_seconds)
+        own |= {"CRASH_SWEEP_SECONDS": str(self.sweep_seconds), **self.environment_beside}
         return {**own, mutants.NAME: self.mutant} if self.mutant else own
 
     @property
