@@ -13,9 +13,8 @@ from tests.broker.operators import Operator, running_operator
 from tests.fakes.home import put_postgres_vault
 
 STORES = ("sqlite", "postgresql")
-ON_BOTH = frozenset({"test_refresh", "test_release", "test_callback"}) | (
-    {"test_tokens", "test_consents"} if os.environ.get("PROVE") else frozenset()
-)
+_MORE = {"test_tokens", "test_consents"} if os.environ.get("PROVE") else set[str]()
+ON_BOTH = frozenset({"test_refresh", "test_release", "test_callback", *_MORE})
 """What is run on both databases: where replicas meet, and what leaves; with `PROVE=1` more of it."""
 
 

@@ -88,19 +88,28 @@ class VaultHome:
         path: The folder.
         port: The callback port.
         api_key: The key of the provider `weather`.
+        database_url: Where the vault is; empty for a file in the folder.
     """
 
     path: Path
     port: int = field(default_factory=free_port)
     api_key: str = field(default_factory=new_secret)
+    database_url: str = ""
 
     def environment(self, **settings: str) -> dict[str, str]:
         """The environment of a process on this vault, with limits that do not stand in a test's way."""
-        return environment_of(self.path, self.port, **{"LINKS_PER_MINUTE": "1000", "PENDING_CONSENTS": "1000", **settings})
+        given = {"LINKS_PER_MINUTE": "1000", "PENDING_CONSENTS": "1000", "DATABASE_URL": self.database_url, **settings}
+        return environment_of(self.path, self.port, **given)
 
     def settings(self) -> Settings:
         """The same for this process."""
-        return Settings(home=self.path, callback_port=self.port, links_per_minute=1000, pending_consents=1000)
+        return Settings(
+            home=self.path,
+            database_url=self.database_url,
+            callback_port=self.port,
+            links_per_minute=1000,
+            pending_consents=1000,
+        )
 
     async def add_providers(self, vendor: Vendor) -> None:
         """Make the vault, with `notes` for users, `billing` for the client itself, and the keys `weather` and `sealed`."""
