@@ -53,15 +53,16 @@ class AccessLog:
             if not status:
                 await challenges.say(challenges.failed(), send_noting)
         finally:
-            client = scope.get("client")
-            _log.info(
-                "%s %s %d in %d ms from %s",
-                scope["method"] if scope["method"] in _METHODS else "?",
-                _route(scope),
-                status,
-                (self._clock.monotonic() - began) * 1000,
-                client[0] if client else "?",
-            )
+            if _log.isEnabledFor(logging.INFO):
+                client = scope.get("client")
+                _log.info(
+                    "%s %s %d in %d ms from %s",
+                    scope["method"] if scope["method"] in _METHODS else "?",
+                    _route(scope),
+                    status,
+                    (self._clock.monotonic() - began) * 1000,
+                    client[0] if client else "?",
+                )
 
 
 def _route(scope: Scope) -> str:

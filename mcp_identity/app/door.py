@@ -12,21 +12,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 
+from mcp_identity.tools.head import Head
 from mcp_identity.web.health import PATHS
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _log = logging.getLogger(__name__)
-_FORWARDING = ("forwarded", "via", "x-real-ip")
-_FORWARDING_PREFIX = "x-forwarded"
+_FORWARDING = (b"forwarded", b"via", b"x-real-ip")
+_FORWARDING_PREFIX = b"x-forwarded"
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
 _DEFAULT_PORTS = {"https": ":443", "http": ":80"}
 BAD_REQUEST, FORBIDDEN, MISDIRECTED, TOO_LARGE = 400, 403, 421, 431
 _HINTS = {
@@ -89,12 +91,14 @@ class Door:
         if scope["type"] != "http":  # the lifespan; there is no route for web sockets
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers = Head(scope)
         status = self._refusal(scope, headers)
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(raw=message.setdefault("headers", [])).setdefault("x-content-type-options", "nosniff")
+                own = message.setdefault("headers", [])
+                if not any(name == _NOSNIFF[0] for name, _ in own):
+                    own.append(_NOSNIFF)
             await send(message)
 
         if status:
@@ -105,31 +109,32 @@ class Door:
             return
         scope["client"] = (self._client(scope, headers), 0)
         scope["scheme"] = self._rules.scheme
-        scope["headers"] = [(name, value) for name, value in scope["headers"] if not _forwards(name.decode("latin-1"))]
+        if _forwards(scope["headers"]):
+            scope["headers"] = [header for header in scope["headers"] if not _forwards([header])]
         await self._app(scope, receive, send_guarded)
 
-    def _refusal(self, scope: Scope, headers: Headers) -> int:
+    def _refusal(self, scope: Scope, headers: Head) -> int:
         """The status to refuse with, or 0."""
         rules, peer = self._rules, address_of(_peer(scope))
-        if rules.only_loopback and (peer is None or not peer.is_loopback or any(map(_forwards, headers.keys()))):
+        if rules.only_loopback and (peer is None or not peer.is_loopback or _forwards(scope["headers"])):
             return FORBIDDEN
         if rules.only_proxies and not is_in(peer, rules.proxies) and scope["path"] not in PATHS:
             return FORBIDDEN
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > rules.header_bytes:
+        if sum([len(name) + len(value) for name, value in scope["headers"]]) > rules.header_bytes:
             return TOO_LARGE
         has_two_ends = "transfer-encoding" in headers and "content-length" in headers  # a proxy may believe the other one
         if has_two_ends or not scope["path"].startswith("/"):  # `GET http://elsewhere/ HTTP/1.1`
             return BAD_REQUEST
-        hosts = headers.getlist("host")
+        hosts = headers.all("host")
         if len(hosts) != 1 or hosts[0].lower() not in rules.hosts:
             return MISDIRECTED
-        origins = headers.getlist("origin")
+        origins = headers.all("origin")
         return FORBIDDEN if any(origin.lower() not in rules.origins for origin in origins) else 0
 
-    def _client(self, scope: Scope, headers: Headers) -> str:
+    def _client(self, scope: Scope, headers: Head) -> str:
         """Where a request began: the nearest address that is no proxy of ours."""
         client = _peer(scope)
-        chain = [each.strip() for line in headers.getlist("x-forwarded-for") for each in line.split(",")]
+        chain = [each.strip() for line in headers.all("x-forwarded-for") for each in line.split(",")]
         while chain and is_in(address_of(client), self._rules.proxies):
             before = address_of(chain.pop())
             if before is None:
@@ -143,10 +148,12 @@ def _peer(scope: Scope) -> str:
     return str(client[0]) if client else ""
 
 
-def _forwards(name: str) -> bool:
-    return name in _FORWARDING or name.startswith(_FORWARDING_PREFIX)
+def _forwards(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether somebody in between speaks for somebody else."""
+    return any(name.startswith(_FORWARDING_PREFIX) or name in _FORWARDING for name, _ in headers)
 
 
+@lru_cache(maxsize=1024)  # the same few callers come again and again
 def address_of(text: str) -> Address | None:
     """An address; an IPv4 one inside an IPv6 one is the IPv4 one."""
     try:

@@ -8,7 +8,7 @@ connection.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -117,7 +117,7 @@ def application(prepared: app.Prepared, site: Site, ending: Ending) -> ASGIApp:
 
     inside = Starlette(routes=routes, lifespan=lifespan)
     inside.router.redirect_slashes = False  # it would build a URL from the Host header
-    return Door(AccessLog(inside, clock), site.rules)
+    return Door(AccessLog(_Messages(routes, inside), clock), site.rules)
 
 
 def _caller(prepared: app.Prepared, site: Site, counted: limits.Limits) -> Caller:
@@ -147,6 +147,23 @@ def _limits(settings: Settings, clock: Clock, broker: Broker) -> limits.Limits:
 
 _OFF = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 """The door looks at Host and Origin, for every route and not for the SDK's alone."""
+
+
+class _Messages:
+    """Messages to the MCP endpoints go straight there; everything else is the router's to find."""
+
+    def __init__(self, routes: Sequence[BaseRoute], others: ASGIApp) -> None:
+        found = [route for route in routes if isinstance(route, Route) and route.path in (MCP_PATH, MESSAGES_PATH)]
+        self._routes = {route.path: route for route in found}
+        self._others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self._routes.get(scope.get("path", "")) if scope.get("method") == "POST" else None
+        if route is None:
+            await self._others(scope, receive, send)
+            return
+        scope["route"] = route
+        await route.app(scope, receive, send)
 
 
 class _SessionManager:

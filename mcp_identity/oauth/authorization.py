@@ -58,6 +58,8 @@ def check_agent_parameters(dialect: Dialect, parameters: Sequence[tuple[str, str
         InvalidRequest: If one belongs to the protocol or is set by us, is not listed in the provider's data, stands twice,
             or its value does not match the listed pattern as a whole.
     """
+    if not parameters:
+        return ()
     names = Counter(name for name, _ in parameters)
     ours = _OURS | {dialect.scope_parameter, dialect.audience_parameter, *dialect.authorization_parameters}
     for name, value in parameters:

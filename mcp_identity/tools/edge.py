@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcp import MCPError
 from mcp.server import MCPServer
+from mcp.server._otel import OpenTelemetryMiddleware
 from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import (
@@ -53,7 +54,7 @@ _call: ContextVar[tuple[Broker, Call] | None] = ContextVar("call", default=None)
 class IdentityServer(MCPServer[Any]):
     """An MCPServer that refuses what it does not know, and maps every failure in one place."""
 
-    def __init__(self, caller: Caller, version: str, listed: Callable[[], None]) -> None:
+    def __init__(self, caller: Caller, version: str, listed: Callable[[], None] | None) -> None:
         """Name the server and its caller; `build_server` adds the tools."""
         states = RequestStates()
         with _without_rich():
@@ -64,10 +65,12 @@ class IdentityServer(MCPServer[Any]):
                 version=version,
                 log_level="WARNING",
                 cache_hints={method: CacheHint(60_000, "private") for method in _LISTS},
-                middleware=[_tell_when_listed(listed)],
+                middleware=[_tell_when_listed(listed)] if listed else [],
                 lifespan=watching,
                 request_state_security=states.security,
             )
+        # The SDK's own spans would carry the texts of exceptions, which nobody has checked, to wherever traces go.
+        self.middleware[:] = [each for each in self.middleware if not isinstance(each, OpenTelemetryMiddleware)]
         # Outside of the SDK's own: what a client carried for us is opened only once it is known whose call this is.
         self.middleware.insert(0, states.middleware(self._begin_round))
         self.middleware.insert(0, caller.around)

@@ -14,6 +14,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import TYPE_CHECKING
@@ -39,6 +40,7 @@ from mcp_identity.domain.errors import (
 from mcp_identity.domain.identity import Principal
 from mcp_identity.tools import challenges
 from mcp_identity.tools.caller import Arrived, Authenticator, arriving
+from mcp_identity.tools.head import Head
 from mcp_identity.tools.limits import MOST_COUNTED, Limits, caller_of, group_of
 from mcp_identity.tools.metadata import SCOPES, metadata_url
 from mcp_identity.tools.scopes import SCOPE_OF, is_allowed, scopes_needed
@@ -111,7 +113,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request in, or say why not."""
-        headers = Headers(scope=scope)
+        headers = Head(scope)
         if self._post.is_ending():
             await challenges.say(challenges.ending(), send)
             return
@@ -137,9 +139,7 @@ class Gate:
 
         await self._serve(scope, receive, send, headers, found, expire)
 
-    async def _arrival(
-        self, authenticator: Authenticator, bearer: _Bearer, headers: Headers, scope: Scope
-    ) -> Arrived | Response:
+    async def _arrival(self, authenticator: Authenticator, bearer: _Bearer, headers: Head, scope: Scope) -> Arrived | Response:
         """Who comes, or the answer to somebody whom nobody knows.
 
         A message may be served on what its bearer proved a moment ago, since the vault confirms that before anything leaves.
@@ -160,9 +160,9 @@ class Gate:
 
         return Arrived(self._edge, principal, remembered, verify)
 
-    def _read_bearer(self, headers: Headers) -> _Bearer | Response:
+    def _read_bearer(self, headers: Head) -> _Bearer | Response:
         """The bearer of a request, or the answer to one that brings none."""
-        given = headers.getlist("authorization")
+        given = headers.all("authorization")
         if len(given) > 1:
             return challenges.malformed("one Authorization header, and no more")
         if not given or _SCHEME.fullmatch(given[0]) is None:
@@ -173,7 +173,7 @@ class Gate:
         return _Bearer(Secret(found[1]), sha256(found[1].encode()).digest())
 
     async def _authenticate(
-        self, authenticator: Authenticator, bearer: _Bearer, headers: Headers, source: str
+        self, authenticator: Authenticator, bearer: _Bearer, headers: Head, source: str
     ) -> Principal | Response:
         """Whom the bearer proves, or the answer to one that proves nobody."""
         limits, digest = self._post.limits, bearer.digest
@@ -200,7 +200,7 @@ class Gate:
         self._remember(digest)
         return self._admit(headers, principal) or principal
 
-    def _admit(self, headers: Headers, principal: Principal) -> Response | None:
+    def _admit(self, headers: Head, principal: Principal) -> Response | None:
         """Count a request of a principal; the answer to one that is too much, or that its token may not make."""
         wait = self._post.limits.requests.take(caller_of(principal))
         if wait:
@@ -215,18 +215,18 @@ class Gate:
         if len(known) > MOST_COUNTED:
             known.popitem(last=False)
 
-    def _step_up(self, headers: Headers, principal: Principal) -> Response | None:
+    def _step_up(self, headers: Head, principal: Principal) -> Response | None:
         """403 where the token lacks the scope of what the request's headers name; the SDK refuses headers that lie.
 
         In versions without these headers the tool itself refuses.
         """
-        name = decode_header_value(headers.get("mcp-name")) if is_stateless(headers) else None
+        name = decode_header_value(headers.get("mcp-name", None)) if is_stateless(headers) else None
         if name is None or name not in SCOPE_OF or is_allowed(principal, name):
             return None
         self._post.limits.refused(challenges.INSUFFICIENT_SCOPE, self._edge, principal, "")
         return challenges.insufficient_scope(self._metadata_url, scopes_needed(principal, name))
 
-    async def _until_expired(self, bearer: Secret, headers: Headers, principal: Principal) -> None:
+    async def _until_expired(self, bearer: Secret, headers: Head, principal: Principal) -> None:
         """Return when a bearer has ended: by its own time, or because it proves nobody, or somebody else, any more."""
         post = self._post
         while post.authenticator is not None:
@@ -250,7 +250,7 @@ class Gate:
         scope: Scope,
         receive: Receive,
         send: Send,
-        headers: Headers,
+        headers: Head,
         arrived: Arrived,
         expire: Callable[[], Awaitable[None]],
     ) -> None:
@@ -258,10 +258,12 @@ class Gate:
         principal = arrived.principal
         limits, key = self._post.limits, caller_of(principal) if principal else _ANYBODY
         group = group_of(principal) if principal else _ANYBODY
+        method, without_sessions = scope["method"], is_stateless(headers)
         # Elsewhere the SDK does not look at the header, so what stands in it is no session.
-        session = headers.get(SESSION_HEADER, "") if self._edge == "http" and not is_stateless(headers) else ""
-        opens = self._edge == "http" and scope["method"] == "POST" and not session and not is_stateless(headers)
-        streams = scope["method"] == "GET" or (is_stateless(headers) and headers.get("mcp-method") == "subscriptions/listen")
+        has_sessions = self._edge == "http" and not without_sessions
+        session = headers.get(SESSION_HEADER, "") if has_sessions else ""
+        opens = has_sessions and method == "POST" and not session
+        streams = method == "GET" or (without_sessions and headers.get("mcp-method", "") == "subscriptions/listen")
         with (limits.streams if streams else limits.answering).hold(key, group) as has_room:
             if not has_room or (opens and not limits.sessions.has_room(key)):
                 limits.refused(RateLimited.code, self._edge, principal, _source(scope))
@@ -270,15 +272,16 @@ class Gate:
 
             async def send_noting(message: Message) -> None:
                 if message["type"] == "http.response.start":
-                    self._note_session(key, scope["method"], session, message)
+                    self._note_session(key, method, session, message)
                 await send(message)
 
+            telling = send_noting if has_sessions else send
             with arriving(arrived):
                 inside = request_inside(scope, principal)
                 if streams:
-                    await self._streams.serve(self._app, inside, receive, send_noting, expire)
+                    await self._streams.serve(self._app, inside, receive, telling, expire)
                 else:
-                    await self._app(inside, receive, send_noting)
+                    await self._app(inside, receive, telling)
 
     def _note_session(self, key: tuple[str, str, str], method: str, session: str, answer: Message) -> None:
         """Keep count of a caller's sessions, by what the SDK answers."""
@@ -320,23 +323,25 @@ class Guesses:
         return ("redeemer", tuple(caller.values())), ("redeemer at", _source(scope))
 
 
-def is_stateless(headers: Headers) -> bool:
+def is_stateless(headers: Head) -> bool:
     """Whether a request is of a protocol version without sessions, as the SDK tells them apart."""
-    version = headers.get("mcp-protocol-version")
+    version = headers.get("mcp-protocol-version", None)
     return version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS
 
 
-def _is_of_a_foreign_page(headers: Headers) -> bool:
+def _is_of_a_foreign_page(headers: Head) -> bool:
     """Whether a browser says that somebody else's page makes it ask, without an Origin: that page is on no list of ours."""
-    return "origin" not in headers and headers.get("sec-fetch-site") in ("cross-site", "same-site")
+    return "origin" not in headers and headers.get("sec-fetch-site", "") in ("cross-site", "same-site")
 
 
 def _source(scope: Scope) -> str:
     """Where a request came from, as the door has found it: an address; of IPv6 the network, which is one subscriber's."""
     client = scope.get("client")
-    if not client:
-        return ""
-    host = str(client[0])
+    return _subscriber(str(client[0])) if client else ""
+
+
+@lru_cache(maxsize=1024)  # the same few callers come again and again
+def _subscriber(host: str) -> str:
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:
@@ -349,14 +354,24 @@ def _source(scope: Scope) -> str:
 def request_inside(scope: Scope, principal: Principal | None) -> Scope:
     """The request as those behind see it: with its principal, to which the SDK binds sessions, and without the bearer."""
     if principal is None:
-        access = AccessToken(token="", client_id="loopback", scopes=[])
+        user, credentials = _known_to_the_sdk("", "", "", frozenset[str]())
     else:
-        access = AccessToken(
-            token="",
-            client_id=f"{principal.tenant}/{principal.workload.id}",
-            scopes=sorted(principal.tool_scopes or ()),
-            subject=principal.user_key or None,
-            claims={"iss": principal.tenant},
-        )
-    headers = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
-    return {**scope, "headers": headers, "user": AuthenticatedUser(access), "auth": AuthCredentials(access.scopes)}
+        scopes = principal.tool_scopes or frozenset[str]()
+        user, credentials = _known_to_the_sdk(principal.tenant, principal.workload.id, principal.user_key, scopes)
+    headers = [header for header in scope["headers"] if header[0] != b"authorization"]
+    return {**scope, "headers": headers, "user": user, "auth": credentials}
+
+
+@lru_cache(maxsize=4096)  # a caller comes with many requests
+def _known_to_the_sdk(
+    tenant: str, workload_id: str, user_key: str, scopes: frozenset[str]
+) -> tuple[AuthenticatedUser, AuthCredentials]:
+    """A principal, or nobody in particular, in the SDK's words."""
+    access = AccessToken(
+        token="",
+        client_id=f"{tenant}/{workload_id}" if tenant else "loopback",
+        scopes=sorted(scopes),
+        subject=user_key or None,
+        claims={"iss": tenant} if tenant else None,
+    )
+    return AuthenticatedUser(access), AuthCredentials(access.scopes)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Hashable
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,25 +52,23 @@ class Buckets:
 
     def take(self, key: Hashable) -> float:
         """Take one; 0 where there was one, else the seconds until there is."""
-        level = self._level(key)
-        if level >= 1:
-            self._put(key, level - 1)
-            return 0
-        return (1 - level) / self._per_second
-
-    def is_empty(self, key: Hashable) -> bool:
-        """Whether there is none to take."""
-        return self._level(key) < 1
-
-    def _level(self, key: Hashable) -> float:
-        level, at = self._levels.get(key, (self._burst, 0.0))
-        return min(self._burst, level + (self._clock.monotonic() - at) * self._per_second)
-
-    def _put(self, key: Hashable, level: float) -> None:
-        self._levels[key] = level, self._clock.monotonic()
+        now = self._clock.monotonic()
+        level = self._level(key, now)
+        if level < 1:
+            return (1 - level) / self._per_second
+        self._levels[key] = level - 1, now
         self._levels.move_to_end(key)
         if len(self._levels) > MOST_COUNTED:
             self._levels.popitem(last=False)
+        return 0
+
+    def is_empty(self, key: Hashable) -> bool:
+        """Whether there is none to take."""
+        return self._level(key, self._clock.monotonic()) < 1
+
+    def _level(self, key: Hashable, now: float) -> float:
+        level, at = self._levels.get(key, (self._burst, 0.0))
+        return min(self._burst, level + (now - at) * self._per_second)
 
 
 class Room:
@@ -90,30 +87,50 @@ class Room:
         self._inside: dict[Hashable, int] = {}
         self._count = 0
 
-    @contextmanager
-    def hold(self, key: Hashable, group: Hashable) -> Generator[bool]:
+    def hold(self, key: Hashable, group: Hashable) -> _Place:
         """Take a place while the block lasts; False where there is none, and then nothing is held.
 
         Args:
             key: Whose it is.
             group: Who can make any number of keys: an agent names its users.
         """
-        counted = ("one", key), ("group", group)
-        full = any(self._inside.get(each, 0) >= most for each, most in zip(counted, (self._each, self._of_group), strict=True))
-        if full or self._count >= self._total:
-            yield False
-            return
+        return _Place(self, ("one", key), ("group", group))
+
+    def enter(self, one: Hashable, group: Hashable) -> bool:
+        """Take a place, if there is one."""
+        inside = self._inside
+        of_one, of_group = inside.get(one, 0), inside.get(group, 0)
+        if of_one >= self._each or of_group >= self._of_group or self._count >= self._total:
+            return False
         self._count += 1
-        for each in counted:
-            self._inside[each] = self._inside.get(each, 0) + 1
-        try:
-            yield True
-        finally:
-            self._count -= 1
-            for each in counted:
-                self._inside[each] -= 1
-                if not self._inside[each]:
-                    del self._inside[each]
+        inside[one], inside[group] = of_one + 1, of_group + 1
+        return True
+
+    def leave(self, one: Hashable, group: Hashable) -> None:
+        """Give a place back."""
+        self._count -= 1
+        for each in (one, group):
+            self._inside[each] -= 1
+            if not self._inside[each]:
+                del self._inside[each]
+
+
+class _Place:
+    """A place in a room, or none; a class of its own, since every request holds two."""
+
+    __slots__ = ("_group", "_is_held", "_one", "_room")
+
+    def __init__(self, room: Room, one: Hashable, group: Hashable) -> None:
+        self._room, self._one, self._group = room, one, group
+        self._is_held = False
+
+    def __enter__(self) -> bool:
+        self._is_held = self._room.enter(self._one, self._group)
+        return self._is_held
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_held:
+            self._room.leave(self._one, self._group)
 
 
 class Sessions:

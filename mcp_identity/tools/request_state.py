@@ -30,7 +30,7 @@ _REFUSED = {"reason": "invalid_request_state"}
 class _Bound:
     """Whom the state of the message that is being served is bound to; empty until that is known."""
 
-    principal: str = ""
+    principal: tuple[str, str, str] | None = None
 
 
 _bound: ContextVar[_Bound | None] = ContextVar("bound", default=None)
@@ -50,7 +50,7 @@ class RequestStates:
             self._codec = AESGCMRequestStateCodec([broker.request_state_key()])
         bound = _bound.get()
         if bound is not None:
-            bound.principal = json.dumps([principal.tenant, principal.workload.id, principal.user_key])
+            bound.principal = (principal.tenant, principal.workload.id, principal.user_key)
 
     def middleware(self, begin: Callable[[], Awaitable[Callable[[], Awaitable[None]]]]) -> Any:
         """Server middleware, outside of the SDK's own that opens what comes in.
@@ -99,4 +99,4 @@ def _bound_principal(_ctx: object) -> str:
     bound = _bound.get()
     if bound is None or not bound.principal:
         raise LookupError("no principal is known")
-    return bound.principal
+    return json.dumps(bound.principal)

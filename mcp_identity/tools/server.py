@@ -24,7 +24,7 @@ def build_server(
     caller: Caller,
     *,
     version: str,
-    listed: Callable[[], None] = lambda: None,
+    listed: Callable[[], None] | None = None,
     remote: bool = False,
     issues_identity_tokens: bool = False,
 ) -> IdentityServer:
