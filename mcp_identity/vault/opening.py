@@ -208,7 +208,7 @@ class _Opening:
             if not (site.is_being_made() or site.has_vault()):
                 raise
         # A key that is in no file may be on another machine, which nobody is made to wait for.
-        remote = initialise and source.path is None
+        remote = initialise and source.path is None and source.is_given
         fill = new_vault(self._backend(), self._clock, self._entropy) if remote else None
         if self._location.key is None:
             self._location.home.mkdir(mode=0o700, parents=True, exist_ok=True)

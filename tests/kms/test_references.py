@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from mcp_identity.domain.errors import ConfigurationError, VaultUnavailable
 from mcp_identity.settings import environment_for_clients, key_reference
+from mcp_identity.vault.kms import keyring as keyring_module
 from mcp_identity.vault.kms.aws import parse_aws_key
 from mcp_identity.vault.kms.keyring import KeyringEntry, system_keyring
 from mcp_identity.vault.kms.local import parse_key_text
@@ -200,6 +202,21 @@ def test_a_locked_keyring_says_so_and_nothing_of_what_it_said() -> None:
         entry.read_text()
     assert caught.value.retryable
     assert "alice" not in caught.value.message
+
+
+def test_a_keyring_that_waits_for_a_person_who_is_not_there_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    class Waiting(FakeKeyring):
+        def get_password(self, service: str, username: str) -> str | None:
+            over.wait()
+            return super().get_password(service, username)
+
+    monkeypatch.setattr(keyring_module, "PATIENCE_SECONDS", 0.05)
+    with pytest.raises(VaultUnavailable) as caught:
+        KeyringEntry("mcp-identity/default", Waiting()).read_text()
+    over.set()
+    assert caught.value.retryable
 
 
 @pytest.mark.parametrize("chosen", ["keyring.backends.null.Keyring", "keyring.backends.fail.Keyring"])

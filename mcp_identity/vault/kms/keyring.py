@@ -8,7 +8,10 @@ those that keep passwords in a plain file, or nowhere, look the same to a caller
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, Protocol
 
 from mcp_identity.domain.clock import Entropy
@@ -16,6 +19,8 @@ from mcp_identity.domain.errors import ConfigurationError, VaultUnavailable
 from mcp_identity.vault.kms.backend import missing_package
 from mcp_identity.vault.kms.local import new_key_text, parse_key_text
 
+PATIENCE_SECONDS = 60.0
+"""How long a person may take to unlock it."""
 _REAL = {"darwin": ("macOS.Keyring",), "win32": ("Windows.WinVaultKeyring",)}
 _REAL_ELSEWHERE = ("SecretService.Keyring", "libsecret.Keyring", "kwallet.DBusKeyring")
 
@@ -58,7 +63,7 @@ class KeyringEntry:
             VaultUnavailable: If the keyring is locked, or does not answer.
         """
         try:
-            return self._keyring.get_password(self._service, self._name)
+            return _patiently(lambda: self._keyring.get_password(self._service, self._name))
         except Exception:  # noqa: BLE001 - each keyring raises its own
             raise VaultUnavailable(f"the keyring cannot be read now, is it locked? ({self.where})") from None
 
@@ -69,13 +74,34 @@ class KeyringEntry:
             ConfigurationError: If it cannot be kept.
         """
         text = new_key_text(entropy)
-        try:
+
+        def keep() -> str | None:
             self._keyring.set_password(self._service, self._name, text)
-            kept = self._keyring.get_password(self._service, self._name)
+            return self._keyring.get_password(self._service, self._name)
+
+        try:
+            kept = _patiently(keep)
         except Exception:  # noqa: BLE001 - each keyring raises its own
             raise ConfigurationError(f"the key cannot be kept in the keyring, is it locked? ({self.where})") from None
         if kept is None or parse_key_text(kept, self.where) != parse_key_text(text, self.where):
             raise ConfigurationError(f"the keyring did not keep the key ({self.where})")
+
+
+def _patiently(work: Callable[[], str | None]) -> str | None:
+    """Ask the keyring, which may ask a person to unlock it, and would wait for ever for one who is not there."""
+    answered: SimpleQueue[str | Exception | None] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answered.put(work())
+        except Exception as error:  # noqa: BLE001 - handed over to who asked
+            answered.put(error)
+
+    Thread(target=ask, name="keyring", daemon=True).start()
+    answer = answered.get(timeout=PATIENCE_SECONDS)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def system_keyring() -> Keyring:
