@@ -220,6 +220,7 @@ class Writer:
         try:
             job.result = job.unit(records)
         except NeedsItsOwnTransaction:
+            session.end_unit()  # or what the batch itself writes would be taken for the unit's
             del records.trail[written:]
             self._chain.working = before
             return False

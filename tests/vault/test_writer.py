@@ -96,6 +96,15 @@ async def test_a_provider_that_was_undone_is_not_remembered(vault: Vault) -> Non
     assert found[1] is None
 
 
+async def test_a_unit_that_waits_for_a_transaction_of_its_own_disturbs_no_first_row_of_a_trail(
+    vault: Vault, database: Place
+) -> None:
+    found = await batch(vault, lambda records: records.append_audit(EVENT), add_workload("a"))
+    assert codes(found) == ["ok", "ok"]
+    assert workloads(database) == ["a"]
+    assert outcomes(database) == ["ok"]
+
+
 # --- the database ends the transaction --------------------------------------------------------------------------------
 
 
