@@ -160,8 +160,6 @@ from mcp_identity.vault.opening import VaultLocation
 from mcp_identity.vault.vault import open_vault
 sys.path.insert(0, sys.argv[3])
 from tests.fakes.clock import FakeClock, SystemEntropy
-
-pytestmark = pytest.mark.sqlite  # likewise
 sys.stdin.readline()
 with closing(open_vault(VaultLocation(Path(sys.argv[1]), None, sys.argv[2]), FakeClock(), SystemEntropy())) as vault:
     print(vault.id, flush=True)

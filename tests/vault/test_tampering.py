@@ -205,8 +205,12 @@ def state_of(records: Records, read: Callable[[Records], object]) -> object:
     """What reading a row gives: its value, or what became of it."""
     try:
         return read(records)
-    except (VaultCorrupt, KeyNotLoaded):  # of a tenant that is not there no key can be loaded, which is vault_corrupt too
+    except VaultCorrupt:
         return "corrupt"
+    except KeyNotLoaded as missing:
+        if missing.tenant == DEFAULT_TENANT:
+            raise  # it is loaded, and the row read again
+        return "corrupt"  # of a tenant that is not there no key can be loaded, which is vault_corrupt too
     except NotFound:
         return "absent"
     except OperationalError as error:
