@@ -10,7 +10,7 @@ import pytest
 from tests.crash.kills import Trial, run, short_list
 from tests.crash.world import World
 
-pytestmark = pytest.mark.xdist_group("crash")
+pytestmark = pytest.mark.xdist_group("crash-kills")
 
 
 @pytest.mark.parametrize("trial", short_list(seeds=9), ids=str)

@@ -19,7 +19,7 @@ from tests.crash.caller import Gone, Refused
 from tests.crash.looking import OPEN_STATES
 from tests.crash.world import World
 
-pytestmark = pytest.mark.xdist_group("crash")
+pytestmark = pytest.mark.xdist_group("crash-faults")
 DAY, TEN_YEARS = 24.0, 24.0 * 365 * 10
 
 

@@ -14,7 +14,7 @@ from tests.crash.served import Nursery
 from tests.crash.world import world
 
 pytestmark = [
-    pytest.mark.xdist_group("crash"),
+    pytest.mark.xdist_group("crash-kills"),
     pytest.mark.skipif(not os.environ.get("PROVE"), reason="proves the harness, not the product"),
 ]
 FOUND_BY: dict[str, tuple[Trial, str]] = {

@@ -17,13 +17,11 @@ from tests.crash.served import Nursery
 from tests.crash.world import OWN, World, world
 from tests.fakes.postgres import Database, PostgresServer
 
-pytestmark = pytest.mark.xdist_group("crash")
+pytestmark = pytest.mark.xdist_group("crash-postgres")
 KILLS = (
     Trial("callback", "stored", "grace"),
-    Trial("callback", "store.commit.after", "fixed"),
     Trial("refresh", "lease.commit.after", "strict"),
     Trial("refresh", "store.commit.before", "strict"),
-    Trial("refresh", "store.commit.after", "strict"),
     Trial("m2m", "processed", OWN),
     Trial("random", "1", "grace"),
 )

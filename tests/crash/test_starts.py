@@ -17,7 +17,7 @@ from tests.crash.kills import KILLED
 from tests.crash.test_storage import EXIT_STORAGE
 from tests.crash.world import World
 
-pytestmark = pytest.mark.xdist_group("crash")
+pytestmark = pytest.mark.xdist_group("crash-faults")
 EXIT_CONFIGURATION = 78
 FULL = 2
 """SQLite's own number: the journal is on the disk before a COMMIT returns."""

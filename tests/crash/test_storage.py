@@ -18,7 +18,7 @@ from tests.crash.faults import READ_ONLY
 from tests.crash.world import OWN, World
 from tests.vault.kit import behind_its_back, fingerprint
 
-pytestmark = pytest.mark.xdist_group("crash")
+pytestmark = pytest.mark.xdist_group("crash-faults")
 STORAGE, AUDIT, CORRUPT = "vault_unavailable", "audit_unavailable", "vault_corrupt"
 EXIT_STORAGE = 74
 

@@ -6,10 +6,12 @@ forward, by hours at a time: tokens have ended, and consents too.
 
 from __future__ import annotations
 
+import random
 import resource
+import socket
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +28,7 @@ from tests.crash.control import Control
 from tests.crash.ledger import CLIENT_ID, CLIENT_SECRET, MODES, Ledger
 from tests.crash.looking import Snapshot, look
 from tests.crash.served import Child, Nursery
-from tests.fakes.home import VaultHome, free_port, put_vault
+from tests.fakes.home import VaultHome, put_vault
 from tests.fakes.mcp_client import environment_of
 
 T = TypeVar("T")
@@ -35,6 +37,16 @@ OWN = "own"
 """The provider whose tokens are the client's own; those for users are named after the ledger's modes."""
 NORMAL_SECONDS = 10.0
 LIMITS = {"LINKS_PER_MINUTE": "1000", "PENDING_CONSENTS": "1000", "CALLS_PER_SECOND": "100000", "REQUESTS_PER_SECOND": "100000"}
+
+
+def own_port() -> int:
+    """A free port that stays ours between two servers: not one of those that the system gives to whoever asks for any."""
+    while True:
+        port = random.randrange(20_000, 32_000)  # noqa: S311 - no secret
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass(slots=True)
@@ -64,7 +76,7 @@ class World:
     sweep_seconds: float = 15.0
     settings_beside: dict[str, str] = field(default_factory=dict[str, str])
     environment_beside: dict[str, str] = field(default_factory=dict[str, str])
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=own_port)
     hours: float = 0.0
     jumped: float = 0.0
     child: Child | None = None
