@@ -6,7 +6,6 @@ ends it where it is; what is left then says so of itself.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -118,7 +117,7 @@ def back_up(settings: Settings, path: Path | None, stream: BinaryIO | None, begu
             return write(opened, stream, event, _seams(), progress)
         if path is None:
             raise InvalidRequest("name the file to write")
-        with new_file(path, os.urandom(8).hex()) as file:
+        with new_file(path, SystemEntropy().random_bytes(8).hex()) as file:
             return write(opened, file, event, _seams(), progress)
 
 
