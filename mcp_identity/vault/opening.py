@@ -223,7 +223,7 @@ class _Opening:
         if source.is_given:
             self._check_key()
             if not initialise:
-                how = "restore the vault, or run: mcp-identity init"
+                how = "bring it back: mcp-identity vault restore FILE; or make another: mcp-identity init"
                 raise ConfigurationError(f"there is a key ({source.where}) but no vault {location.name}; {how}")
         elif _is_there(location.default_key):
             raise ConfigurationError(
