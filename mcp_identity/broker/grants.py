@@ -14,7 +14,7 @@ from mcp_identity.domain.credentials import Flow, Grant, GrantState
 from mcp_identity.domain.errors import AccessDenied, InvalidRequest, NotFound, UnknownProvider
 from mcp_identity.domain.provider import CredentialProvider, OAuthClient
 from mcp_identity.vault.records import Records
-from mcp_identity.vault.records.grants import GrantList
+from mcp_identity.vault.records.grant_listings import GrantList
 
 
 @dataclass(frozen=True, slots=True)

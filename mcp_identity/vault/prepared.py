@@ -54,16 +54,16 @@ class RowsByDigest:
         self._place = self.columns.index(column)
         self._by_size: dict[int, Prepared] = {}
 
-    def run(self, connection: Connection, digests: Sequence[bytes]) -> dict[bytes, dict[str, Any]]:
-        """The rows that are there, by their digests."""
-        found: dict[bytes, dict[str, Any]] = {}
+    def run(self, connection: Connection, digests: Sequence[bytes]) -> dict[bytes, tuple[Any, ...]]:
+        """The rows that are there, each as its `columns`, by their digests."""
+        found: dict[bytes, tuple[Any, ...]] = {}
         for start in range(0, len(digests), _MOST):
             some = digests[start : start + _MOST]
             size = 1 << (len(some) - 1).bit_length()  # few sizes, so few statements to prepare
             text, _ = self._sized(size).compiled_for(connection)
             padded = [*some, *([some[0]] * (size - len(some)))]
             for row in _on_driver(connection, text, padded).fetchall():
-                found[row[self._place]] = dict(zip(self.columns, row, strict=True))
+                found[row[self._place]] = row
         return found
 
     def _sized(self, size: int) -> Prepared:

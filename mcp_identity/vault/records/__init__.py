@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from mcp_identity.vault.records.audit import AuditRecords
 from mcp_identity.vault.records.consents import ConsentRecords
-from mcp_identity.vault.records.grants import GrantRecords
+from mcp_identity.vault.records.grant_listings import GrantListings
 from mcp_identity.vault.records.issuers import IssuerRecords
 from mcp_identity.vault.records.keys import KeyRecords
 from mcp_identity.vault.records.logins import LoginRecords
@@ -21,7 +21,7 @@ from mcp_identity.vault.records.workloads import WorkloadRecords
 
 
 class Records(
-    GrantRecords,
+    GrantListings,
     ConsentRecords,
     ProviderRecords,
     WorkloadRecords,

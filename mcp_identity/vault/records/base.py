@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -61,6 +62,10 @@ class Caches:
     workloads: dict[tuple[str, str], Any] = field(default_factory=dict[tuple[str, str], Any])
     authorizers: dict[str, Any] = field(default_factory=dict[str, Any])
     issuers: tuple[Any, ...] | None = None
+    grants: OrderedDict[bytes, tuple[tuple[Any, ...], Any, Any]] = field(
+        default_factory=OrderedDict[bytes, tuple[tuple[Any, ...], Any, Any]]
+    )
+    """Opened grants by the hash of their key, each with the row and the tenant key that it was opened from."""
     is_outdated: bool = False
     """Whether this process has itself raised the epoch since it last read it."""
 
@@ -78,6 +83,7 @@ class Caches:
         self.providers.clear()
         self.workloads.clear()
         self.authorizers.clear()
+        self.grants.clear()
         self.issuers = None
 
 
@@ -106,7 +112,6 @@ class RecordsBase:
         Attributes:
             trail: Rows of the audit trail that are collected for the end of the batch.
             foreseen: Grants that were read ahead for the whole batch, by the hash of their key.
-            opened: Those of them that a unit has asked for, opened.
         """
         self.connection = connection
         self.ring = ring
@@ -115,13 +120,11 @@ class RecordsBase:
         self.chain = chain
         self.now = now
         self.trail: list[dict[str, Any]] = []
-        self.foreseen: dict[bytes, AnyRow | None] = {}
-        self.opened: dict[bytes, Any] = {}
+        self.foreseen: dict[bytes, tuple[Any, ...] | None] = {}
 
     def forget_read(self) -> None:
         """Something is about to change: what was read before may be so no longer."""
         self.foreseen.clear()
-        self.opened.clear()
 
     def new_id(self) -> str:
         """A random row id; it survives a copy of the vault."""

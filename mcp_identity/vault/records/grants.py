@@ -13,11 +13,11 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import insert, select, update
 
 from mcp_identity.domain.credentials import Flow, Grant, GrantKey, GrantState, Reason, TokenSet
 from mcp_identity.domain.errors import VaultCorrupt
-from mcp_identity.vault.envelope import Place, length_prefixed
+from mcp_identity.vault.envelope import Place, key_id_of, length_prefixed
 from mcp_identity.vault.prepared import RowsByDigest
 from mcp_identity.vault.records.base import AnyRow, RecordsBase, intact, table
 from mcp_identity.vault.records.moments import micros, moment
@@ -26,6 +26,9 @@ from mcp_identity.vault.records.token_cell import decode_tokens, encode_tokens
 LEASE = timedelta(seconds=15)
 _GRANTS = table("grants")
 _BY_DIGEST = RowsByDigest(_GRANTS, "key_hash")
+_TOKENS = _BY_DIGEST.columns.index("tokens")
+MOST_OPENED = 2048
+"""Opened grants that a process keeps, until the configuration or the tenant's key changes; each only for the very same row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +46,6 @@ class Lease:
     owner: str
     counter: int
     after_open_intent: bool
-
-
-@dataclass(frozen=True, slots=True)
-class GrantList:
-    """What a listing found: one row that does not authenticate does not hide the others.
-
-    Attributes:
-        grants: The readable ones.
-        corrupt: Row ids of the others.
-    """
-
-    grants: tuple[Grant, ...]
-    corrupt: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=4096)  # asked several times in every call
@@ -79,16 +69,23 @@ class GrantRecords(RecordsBase):
         """
         # By the hash alone, which is over tenant and owner: a row that was moved to another tenant is found, and refused.
         digest = grant_key_hash(key)
-        opened: Grant | None = self.opened.get(digest)
-        if opened is not None:
-            return opened
-        rows = self.foreseen if digest in self.foreseen else self._rows_of([digest])
-        row = rows[digest]
-        if row is None:
-            return None
-        grant = self._grant(row, key)
-        if rows is self.foreseen:
-            self.opened[digest] = grant
+        row = self.foreseen[digest] if digest in self.foreseen else self._rows_of([digest])[digest]
+        return self._opened(digest, row, key) if row else None
+
+    def _opened(self, digest: bytes, row: tuple[Any, ...], key: GrantKey) -> Grant:
+        """The grant of a row: the one of last time, if every cell and the tenant's key are the same as then."""
+        sealed = row[_TOKENS]
+        if type(sealed) is not bytes:  # there is nothing to open, or it is not what the product writes
+            return self._grant(_named(row), key)
+        data_key = self.ring.find(key.tenant, key_id_of(sealed))
+        known = self.caches.grants.get(digest)
+        if known is not None and known[0] == row and known[1] is data_key:
+            self.caches.grants.move_to_end(digest)
+            return known[2]
+        grant = self._grant(_named(row), key)
+        self.caches.grants[digest] = (row, data_key, grant)
+        if len(self.caches.grants) > MOST_OPENED:
+            self.caches.grants.popitem(last=False)
         return grant
 
     def foresee_grants(self, digests: Sequence[bytes]) -> None:
@@ -99,7 +96,7 @@ class GrantRecords(RecordsBase):
         """
         self.foreseen = self._rows_of(digests)
 
-    def _rows_of(self, digests: Sequence[bytes]) -> dict[bytes, AnyRow | None]:
+    def _rows_of(self, digests: Sequence[bytes]) -> dict[bytes, tuple[Any, ...] | None]:
         return {**dict.fromkeys(digests), **_BY_DIGEST.run(self.connection, digests)}
 
     def find_grant_row(self, tenant: str, grant_id: str) -> Grant | None:
@@ -107,25 +104,6 @@ class GrantRecords(RecordsBase):
         query = select(_GRANTS).where(_GRANTS.c.tenant_id == tenant, _GRANTS.c.id == grant_id)
         row = self.connection.execute(query).mappings().first()
         return self._grant(row, self._key_of(row)) if row else None
-
-    def list_grants(self, tenant: str, workload_id: str, user_keys: tuple[str, ...]) -> GrantList:
-        """The grants of one workload and of these users; with the empty key, its M2M grants."""
-        query = select(_GRANTS).where(
-            _GRANTS.c.tenant_id == tenant,
-            _GRANTS.c.workload_id == workload_id,
-            _GRANTS.c.user_key.in_(user_keys),
-        )
-        return self._readable(self.connection.execute(query.order_by(_GRANTS.c.created_at)).mappings().all())
-
-    def list_user_grants(self, tenant: str, user_key: str) -> GrantList:
-        """What one user has granted, to whichever workload."""
-        query = select(_GRANTS).where(_GRANTS.c.tenant_id == tenant, _GRANTS.c.user_key == user_key)
-        return self._readable(self.connection.execute(query.order_by(_GRANTS.c.created_at)).mappings().all())
-
-    def list_workload_grants(self, tenant: str, workload_id: str) -> GrantList:
-        """All grants of one workload, for whomever; for its removal."""
-        query = select(_GRANTS).where(_GRANTS.c.tenant_id == tenant, _GRANTS.c.workload_id == workload_id)
-        return self._readable(self.connection.execute(query).mappings().all())
 
     def insert_pending(self, key: GrantKey) -> Grant:
         """Make the row before the first request, so that the lease exists before the token."""
@@ -272,30 +250,6 @@ class GrantRecords(RecordsBase):
             },
         )
 
-    def list_provider_grants(self, tenant: str, provider_row: str) -> GrantList:
-        """All grants at one provider, whoever owns them; for its removal."""
-        query = select(_GRANTS).where(_GRANTS.c.tenant_id == tenant, _GRANTS.c.provider_row == provider_row)
-        return self._readable(self.connection.execute(query).mappings().all())
-
-    def delete_provider_grants(self, tenant: str, provider_row: str) -> None:
-        """Remove the rows of a provider that is being removed."""
-        self.connection.execute(delete(_GRANTS).where(_GRANTS.c.tenant_id == tenant, _GRANTS.c.provider_row == provider_row))
-
-    def delete_unreadable_grants(self, tenant: str, provider_row: str, row_ids: Sequence[str]) -> int:
-        """Remove rows at one provider that a listing called corrupt, so that a new consent can take their place."""
-        named = _GRANTS.c.id.in_(row_ids) & (_GRANTS.c.tenant_id == tenant) & (_GRANTS.c.provider_row == provider_row)
-        return self.connection.execute(delete(_GRANTS).where(named)).rowcount
-
-    def _readable(self, rows: Sequence[AnyRow]) -> GrantList:
-        grants: list[Grant] = []
-        corrupt: list[str] = []
-        for row in rows:
-            try:
-                grants.append(self._grant(row, self._key_of(row)))
-            except VaultCorrupt:
-                corrupt.append(str(row["id"]))
-        return GrantList(tuple(grants), tuple(corrupt))
-
     def _store(self, grant: Grant, tokens: TokenSet, obtained_by: str, *conditions: Any) -> Grant | None:
         generation = grant.generation + 1
         sealed = self._seal(encode_tokens(tokens, obtained_by), _place(grant.id, grant.key, generation))
@@ -390,3 +344,7 @@ class GrantRecords(RecordsBase):
             created_at=moment(row["created_at"]),
             updated_at=moment(row["updated_at"]),
         )
+
+
+def _named(row: tuple[Any, ...]) -> dict[str, Any]:
+    return dict(zip(_BY_DIGEST.columns, row, strict=True))
