@@ -106,6 +106,7 @@ async def test_a_database_that_vanished_is_not_made_anew(opener: Opener, databas
     assert caught.value.code == "vault_unavailable"
     with pytest.raises(VaultUnavailable):
         await vault.run(add_workload("a"))
+    vault._ring.drop(DEFAULT_TENANT)
     with pytest.raises(VaultUnavailable):
         vault.load_keys(DEFAULT_TENANT)
     assert not list(database.parent.glob("vault.db*"))
