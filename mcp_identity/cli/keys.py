@@ -32,12 +32,15 @@ _TITLES = {"rewrapped": "Rewrapping", "moved": "Moving"}
 @commands.command(epilog=examples("mcp-identity keys status", "mcp-identity keys status --tenant acme --json"))
 def status(context: typer.Context, tenant: TenantOption = None, json: JsonOption = False) -> None:
     """Show the key-encryption key, each tenant's versions, and how many records are under each of them still."""
-    wanted = _tenant(context, tenant)
-    found = _run(settings_of(context), lambda desk: desk.status(wanted))
+    from mcp_identity.app import vault_location
+
+    wanted, settings = _tenant(context, tenant), settings_of(context)
+    found = _run(settings, lambda desk: desk.status(wanted))
+    reference = vault_location(settings).key_source.where
     if json:
-        print_json(_object(found))
+        print_json({"reference": reference} | _object(found))
         return
-    print_facts({"key-encryption key": found.key_id, "being moved to": found.coming_key_id})
+    print_facts({"key-encryption key": found.key_id, "reference": reference, "being moved to": found.coming_key_id})
     if found.coming_key_id:
         say("A move was begun and not finished; run it again: mcp-identity keys move --to REFERENCE")
     typer.echo()
