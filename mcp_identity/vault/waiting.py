@@ -33,6 +33,7 @@ class Job(Generic[T]):
         remembered: Its caller, if nothing has confirmed them since they were remembered.
         result: What it gave.
         error: Why it gave nothing.
+        moved_to: Where it waits further, since it was not dealt with among the others.
     """
 
     unit: Any
@@ -41,6 +42,7 @@ class Job(Generic[T]):
     remembered: Standing | None = None
     result: T | None = None
     error: BaseException | None = None
+    moved_to: Group | None = None
 
 
 @dataclass(slots=True)
@@ -79,6 +81,8 @@ class WaitingRoom:
         if is_first:
             await self._gather(group)
         await group.done.wait()
+        if job.moved_to is not None:
+            await job.moved_to.done.wait()
 
     def take(self) -> list[Group] | None:
         """All that wait, once there are any; None when the room is closed and empty. The writer's thread waits here."""
@@ -133,6 +137,14 @@ class WaitingRoom:
         self._groups.clear()
         self._waiting = 0
         return groups
+
+
+def set_apart(groups: list[Group], left: list[Job[Any]]) -> list[Group]:
+    """Let jobs wait on, each as a group of its own, so that the others of their groups can be told."""
+    tokens = {id(job): group.token for group in groups for job in group.jobs}
+    for job in left:
+        job.moved_to = Group(tokens[id(job)], anyio.Event(), [job])
+    return [job.moved_to for job in left if job.moved_to is not None]
 
 
 def answer(groups: list[Group]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -35,7 +36,7 @@ from mcp_identity.vault.records.base import Caches, table
 from mcp_identity.vault.records.chain import AuditChain
 from mcp_identity.vault.session import NeedsItsOwnTransaction, Session
 from mcp_identity.vault.stores.store import Store
-from mcp_identity.vault.waiting import Job, WaitingRoom, answer
+from mcp_identity.vault.waiting import Group, Job, WaitingRoom, answer, set_apart
 
 T = TypeVar("T")
 Unit = Callable[[Records], T]
@@ -128,27 +129,35 @@ class Writer:
         return job.result  # type: ignore[return-value]  # set whenever there is no error
 
     def _work(self) -> None:
-        while (groups := self._room.take()) is not None:
-            jobs = [job for group in groups for job in group.jobs]
+        apart: deque[Group] = deque()  # units that need a transaction each; others do not wait for all of them
+        while True:
+            groups = self._room.take_now() if apart else self._room.take()
+            if groups is None:
+                break
+            jobs, left = [job for group in groups for job in group.jobs], list[Job[Any]]()
             try:
                 while jobs:
-                    self._batch(jobs[:MAXIMUM_BATCH])
+                    left += self._transact(jobs[:MAXIMUM_BATCH])
                     del jobs[:MAXIMUM_BATCH]
+                apart += set_apart(groups, left)
+                left = []
+                answer(groups)
+                groups = [apart.popleft()] if apart else []
+                jobs = [job for group in groups for job in group.jobs]
+                if jobs:
+                    self._transact(jobs)
+                    jobs = []
                 self.ready = True
             except BaseException as error:  # if the thread ended, everybody would wait for ever
                 log.exception("the vault's writer failed and begins anew")
                 self.ready = False
                 self._disconnect()
-                late = self._room.take_now()
+                late = [*apart, *self._room.take_now()]
+                apart.clear()
                 groups += late
-                self._fail(jobs + [job for group in late for job in group.jobs], storage_failure(error))
+                self._fail([*jobs, *left, *(job for group in late for job in group.jobs)], storage_failure(error))
             answer(groups)
         self._disconnect()
-
-    def _batch(self, jobs: list[Job[Any]]) -> None:
-        """Run units in one transaction, and those that are left each in one of its own."""
-        for job in self._transact(jobs):
-            self._transact([job])
 
     def _transact(self, jobs: list[Job[Any]]) -> list[Job[Any]]:
         """Run units in one transaction, again where another process came first or the connection had gone.
