@@ -10,14 +10,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ClauseElement, Connection, Table, bindparam, insert, select
+from sqlalchemy import BigInteger, ClauseElement, Connection, Table, Text, bindparam, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
+
+from mcp_identity.vault.columns import Blob
 
 _DIALECTS: dict[str, Any] = {
     "sqlite": sqlite.dialect(paramstyle="qmark"),
     "postgresql": postgresql.dialect(paramstyle="format"),
 }
+_ARRAYS: dict[type[Any], str] = {Text: "text[]", BigInteger: "bigint[]", Blob: "bytea[]"}
 _MOST = 256
 
 
@@ -78,24 +81,34 @@ class Rows:
 
     def __init__(self, table: Table) -> None:
         """Name the table."""
-        self._one = Prepared(insert(table).values({each.name: bindparam(each.name) for each in table.columns}))
-        self._texts: dict[tuple[str, int], str] = {}
+        self._columns = tuple(each.name for each in table.columns)
+        self._one = Prepared(insert(table).values({name: bindparam(name) for name in self._columns}))
+        # PostgreSQL takes a column as an array, so that the statement is the same for any number of rows.
+        types = (_ARRAYS[type(each.type)] for each in table.columns)
+        arrays = ", ".join(f"%s::{each}" for each in types)
+        into = f"{table.name} ({', '.join(self._columns)})"
+        self._unnesting = f"INSERT INTO {into} SELECT * FROM unnest({arrays})"  # noqa: S608 - the names are ours
+        self._texts: dict[int, str] = {}
 
     def add(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
         """Add the rows; how many the database says it added."""
+        if connection.dialect.name == "postgresql":
+            columns = [[row[name] for row in rows] for name in self._columns]
+            return _on_driver(connection, self._unnesting, columns).rowcount
         added = 0
         text, names = self._one.compiled_for(connection)
         for start in range(0, len(rows), _MOST):
             some = rows[start : start + _MOST]
-            several = self._several(connection.dialect.name, text, len(some))
-            added += _on_driver(connection, several, [row[name] for row in some for name in names]).rowcount
+            added += _on_driver(
+                connection, self._several(text, len(some)), [row[name] for row in some for name in names]
+            ).rowcount
         return added
 
-    def _several(self, dialect: str, text: str, count: int) -> str:
-        if (dialect, count) not in self._texts:
+    def _several(self, text: str, count: int) -> str:
+        if count not in self._texts:
             head, values = re.split(r"(?<= VALUES) ", text, maxsplit=1)
-            self._texts[dialect, count] = f"{head} {', '.join([values] * count)}"
-        return self._texts[dialect, count]
+            self._texts[count] = f"{head} {', '.join([values] * count)}"
+        return self._texts[count]
 
 
 def _on_driver(connection: Connection, text: str, values: Iterable[Any]) -> Any:
