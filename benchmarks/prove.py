@@ -73,7 +73,7 @@ PARTS = (
     Part("crash", "storage faults, and mutants that the kills must find", 10, tests=("tests/crash",), jobs="1"),
     Part("soak-sqlite", "10 minutes at 100 calls a second, SQLite", 11, program=_soak("sqlite")),
     Part("soak-postgresql", "10 minutes at 100 calls a second, PostgreSQL", 11, program=_soak("postgresql")),
-    Part("keys", "rotation and rewrapping under load, key backends", 15, tests=("tests/kms", "tests/vault/test_rewrap*.py")),
+    Part("keys", "rotation and rewrapping under load, key backends", 15, tests=("tests/kms", "tests/vault/test_keys*.py")),
     Part("tampering", "mutated and swapped cells", 5, tests=("tests/vault/test_tampering*.py",)),
     Part("storms", "a thousand callers, breaker, refreshes ahead of time", 10, tests=("tests/broker", "tests/peers")),
     Part("moving", "copies, backups and migrations under load and kills", 10, tests=("tests/moving",)),

@@ -20,7 +20,9 @@ import anyio
 from mcp_identity import app
 from mcp_identity.broker.answers import ProviderSpec, TokenRequest
 from mcp_identity.domain.credentials import Grant, Secret
+from mcp_identity.settings import Settings
 from mcp_identity.vault.records import Records
+from tests.fakes.forge import PROGRAM
 from tests.fakes.home import VaultHome, person_consents
 from tests.fakes.mcp_client import Json, McpClient, ProtocolError, mcp_client
 from tests.fakes.vendor import CLIENT_ID, Vendor, running_vendor
@@ -106,6 +108,25 @@ class Life:
     log: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class PostgresHome(VaultHome):
+    """A vault on PostgreSQL.
+
+    Attributes:
+        database_url: Of its database.
+    """
+
+    database_url: str = ""
+
+    def environment(self, **settings: str) -> dict[str, str]:
+        """The environment of a process on it."""
+        return VaultHome.environment(self, **{"DATABASE_URL": self.database_url, **settings})
+
+    def settings(self) -> Settings:
+        """The same for this process."""
+        return VaultHome.settings(self).model_copy(update={"database_url": self.database_url})
+
+
 class _Earlier(app.SystemClock):
     """A clock that is behind, so that what is granted by it has ended by now."""
 
@@ -173,11 +194,12 @@ class _Running:
 @asynccontextmanager
 async def _running(home: VaultHome, edges: Sequence[Edge], interrupt: Interrupt) -> AsyncGenerator[_Running]:
     """A real process, and an agent on each edge."""
+    trust = ("--trust-local-user",) if isinstance(home, PostgresHome) else ()
     if edges == ("stdio",):
-        async with mcp_client(home.environment()) as client:
+        async with mcp_client(home.environment(), command=(*PROGRAM, "serve", *trust)) as client:
             yield _Running({"stdio": StdioAgent(client)}, client=client)
         return
-    arguments = ("--transport", "sse", "--port", "0", "--insecure-loopback", "--workload", WORKLOAD)
+    arguments = ("--transport", "sse", "--port", "0", "--insecure-loopback", "--workload", WORKLOAD, *trust)
     async with server_process(home, *arguments) as server, AsyncExitStack() as stack:
         alone, resets = interrupt not in {"cancel", "end"}, interrupt == "disconnect"
         agents: dict[Edge, Agent] = {

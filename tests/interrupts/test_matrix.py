@@ -23,11 +23,12 @@ at a signal it keeps waiting. The agent that waits for the same consent is inter
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.home import VaultHome
+from tests.fakes.home import VaultHome, put_postgres_vault
 from tests.interrupts.lives import (
     INTERRUPTS,
     SIGNALS,
@@ -35,6 +36,7 @@ from tests.interrupts.lives import (
     Edge,
     Interrupt,
     Life,
+    PostgresHome,
     Work,
     is_the_end,
     live,
@@ -44,14 +46,18 @@ DRAIN_SECONDS = 10.0
 HOST_KILLS_SECONDS = 4.0
 """A host waits two seconds after it has closed our input, and two more after SIGTERM; then it kills."""
 SERVERS: dict[str, tuple[Edge, ...]] = {"stdio": ("stdio",), "network": ("sse", "http")}
+DATABASES = ("sqlite", "postgresql") if os.environ.get("PROVE") else ("sqlite",)
 CELLS = [
-    pytest.param(name, interrupt, edge, work, marks=pytest.mark.xdist_group(f"interrupts-{name}-{interrupt}"))
+    pytest.param(
+        database, name, interrupt, edge, work, marks=pytest.mark.xdist_group(f"interrupts-{database}-{name}-{interrupt}")
+    )
+    for database in DATABASES
     for interrupt in INTERRUPTS
     for name, edges in SERVERS.items()
     for edge in edges
     for work in WORKS
 ]
-Lives = dict[tuple[str, Interrupt], Life | Exception]
+Lives = dict[tuple[str, str, Interrupt], Life | Exception]
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +67,24 @@ def lives() -> Lives:
 
 
 @pytest.fixture
-async def life(server: str, interrupt: Interrupt, lives: Lives, tmp_path: Path) -> Life:
+async def life(database: str, server: str, interrupt: Interrupt, lives: Lives, tmp_path: Path) -> Life:
     """The life of this cell's server."""
-    if (server, interrupt) not in lives:
+    name = database, server, interrupt
+    if name not in lives:
+        home = VaultHome(tmp_path / "home")
+        if database == "postgresql":
+            home = PostgresHome(tmp_path / "home", database_url=put_postgres_vault(tmp_path / "home").url)
         try:
-            lives[server, interrupt] = await live(VaultHome(tmp_path / "home"), SERVERS[server], interrupt)
+            lives[name] = await live(home, SERVERS[server], interrupt)
         except Exception as error:  # noqa: BLE001 - each cell of this life fails with it
-            lives[server, interrupt] = error
-    found = lives[server, interrupt]
+            lives[name] = error
+    found = lives[name]
     if isinstance(found, Exception):
         raise found
     return found
 
 
-@pytest.mark.parametrize(("server", "interrupt", "edge", "work"), CELLS)
+@pytest.mark.parametrize(("database", "server", "interrupt", "edge", "work"), CELLS)
 async def test_nothing_is_lost_in_silence(life: Life, interrupt: Interrupt, edge: Edge, work: Work) -> None:
     """covers: A14, Q13, F05, F06."""
     cell = life.cells[edge, work]
