@@ -30,26 +30,32 @@ def no_intent() -> None:
 
 def answer_before_commit() -> None:
     """Callers hear of what is not durable yet."""
-    from mcp_identity.vault import writer
-
-    batch: Callable[..., Any] = writer.Writer._batch
-    answered: list[Any] = []
-
-    def batching(self: Any, jobs: Any) -> Any:
-        answered[:] = [lambda: self._answer(jobs)]
-        return batch(self, jobs)
-
     from sqlalchemy.engine.default import DefaultDialect
 
+    from mcp_identity.vault import waiting
+
     commit: Callable[..., Any] = DefaultDialect.do_commit
+    taken: list[Any] = []
+
+    def noting(name: str) -> None:
+        take: Callable[..., Any] = getattr(waiting.WaitingRoom, name)
+
+        def taking(room: Any) -> Any:
+            groups = take(room)
+            taken[:] = groups or []
+            return groups
+
+        _put(waiting.WaitingRoom, name, taking)
 
     def committing(*args: Any) -> None:
-        if answered:
-            answered.pop()()
+        groups, taken[:] = [*taken], []
+        if groups:
+            waiting.answer(groups)
             time.sleep(0.05)  # what the disk may take, and the callers are already gone with it
         commit(*args)
 
-    _put(writer.Writer, "_batch", batching)
+    noting("take")
+    noting("take_now")
     _put(DefaultDialect, "do_commit", committing)
 
 

@@ -29,7 +29,7 @@ class Nursery:
         self._changed = threading.Condition()
         self._started: list[int] = []
         self._ended: dict[int, int] = {}
-        self._ready = False
+        self._ready = self._is_over = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -65,8 +65,9 @@ class Nursery:
 
     def _wait(self, condition: Any, seconds: float) -> None:
         with self._changed:
-            if not self._changed.wait_for(condition, seconds):
-                raise TimeoutError("the process that forks servers did not answer in time")
+            self._changed.wait_for(lambda: condition() or self._is_over, seconds)
+            if not condition():
+                raise TimeoutError("the process that forks servers does not answer; see what it wrote")
 
     def _read(self) -> None:
         stdout = self._process.stdout
@@ -75,12 +76,16 @@ class Nursery:
             said: dict[str, int] = json.loads(line)
             with self._changed:
                 if "started" in said:
+                    self._ended.pop(said["started"], None)  # the system gives numbers again
                     self._started.append(said["started"])
                 elif "ended" in said:
                     self._ended[said["ended"]] = said["status"]
                 else:
                     self._ready = True
                 self._changed.notify_all()
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
 
 
 @dataclass(slots=True)
