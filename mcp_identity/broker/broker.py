@@ -35,7 +35,7 @@ from mcp_identity.broker.completion import Completion
 from mcp_identity.broker.consents import Consents
 from mcp_identity.broker.directory import Directory
 from mcp_identity.broker.exchange import Exchanger
-from mcp_identity.broker.grants import Grants, unknown_provider
+from mcp_identity.broker.grants import Grants, require_provider, unknown_provider
 from mcp_identity.broker.handles import Handles
 from mcp_identity.broker.identity_tokens import IdentityTokens
 from mcp_identity.broker.issuers import Issuers
@@ -157,9 +157,7 @@ class Broker:
 
         def unit(records: Records) -> ApiKeyReleased | HandleIssued:
             require_workload(records, call.principal)
-            provider = records.find_provider(call.principal.tenant, provider_name)
-            if provider is None:
-                raise unknown_provider()
+            provider = require_provider(records, call.principal.tenant, provider_name)
             if provider.kind is not ProviderKind.API_KEY:
                 raise UnsupportedFlow(f"{provider.name} gives tokens, not an API key; call get_token")
             require_access(call.principal, call.action, provider, frozenset())

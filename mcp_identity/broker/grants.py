@@ -12,6 +12,7 @@ from mcp_identity.broker.services import Services
 from mcp_identity.broker.vendor import find_client, revoke_grants_at_vendor
 from mcp_identity.domain.credentials import Flow, Grant, GrantState
 from mcp_identity.domain.errors import AccessDenied, InvalidRequest, NotFound, UnknownProvider
+from mcp_identity.domain.identity import is_name
 from mcp_identity.domain.provider import CredentialProvider, OAuthClient
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.grant_listings import GrantList
@@ -90,9 +91,7 @@ class Grants:
 
         def unit(records: Records) -> _Ending:
             require_workload(records, call.principal)
-            provider = records.find_provider(call.principal.tenant, name)
-            if provider is None:
-                raise unknown_provider()
+            provider = require_provider(records, call.principal.tenant, name)
             mine = _revocable(records, call)
             grants = tuple(
                 grant
@@ -122,6 +121,18 @@ class Grants:
             return await revoke_grants_at_vendor(upstreams, ending.provider, dialect, ending.client, ending.grants)
 
         return await self._services.tasks.run(work)
+
+
+def require_provider(records: Records, tenant: str, name: str) -> CredentialProvider:
+    """A provider by the name that a caller gave; what cannot be a name is not looked up, as not every database takes it.
+
+    Raises:
+        UnknownProvider: If there is none.
+    """
+    provider = records.find_provider(tenant, name) if is_name(name) else None
+    if provider is None:
+        raise unknown_provider()
+    return provider
 
 
 def unknown_provider() -> UnknownProvider:

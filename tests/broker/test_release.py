@@ -103,12 +103,23 @@ async def test_an_api_key_without_a_release_mode_is_not_even_added(product: Prod
 
 
 @pytest.mark.parametrize(
-    ("name", "code"), [("absent", "unknown_provider"), ("idp", "unsupported_flow"), ("é", "unknown_provider")]
+    ("name", "code"),
+    [("absent", "unknown_provider"), ("idp", "unsupported_flow"), ("é", "unknown_provider"), ("i\0dp", "unknown_provider")],
 )
 async def test_what_is_no_api_key_is_refused(idp: Product, name: str, code: str) -> None:
     with raising(code):
         await idp.broker.get_api_key(idp.call("get_api_key"), name)
     assert await idp.outcomes("get_api_key") == [code]
+
+
+async def test_what_cannot_be_a_name_is_unknown_to_every_verb(idp: Product) -> None:
+    """A database that cannot even be asked for it must not make a fault of it."""
+    for name in ("i\0dp", "x" * 129, ""):
+        with raising("unknown_provider"):
+            await idp.get(provider=name)
+        with raising("unknown_provider"):
+            await idp.broker.revoke_grant(idp.call("revoke_grant"), name)
+    assert await idp.outcomes("revoke_grant") == ["unknown_provider"] * 3
 
 
 async def test_a_disabled_api_key_is_refused(product: Product) -> None:
