@@ -220,7 +220,8 @@ class Settings(BaseSettings):
         if self.is_shared and not trust_local_user:
             raise ConfigurationError(
                 "this machine's user would be believed on a vault that other machines share, where the same number may be "
-                "somebody else: serve it over HTTP with bearers, or, if all of them are you, start with --trust-local-user"
+                "somebody else: serve it over HTTP with bearers, or, if all of them are you, start with --trust-local-user "
+                "(`mcp-identity clients install CLIENT --trust-local-user` has an MCP client do so)"
             )
 
     def local_user(self, vault_id: str) -> User:

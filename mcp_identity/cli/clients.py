@@ -33,6 +33,13 @@ AgentOption = Annotated[
     typer.Option("--workload", metavar="NAME", help="What the vault calls this agent; without it the client's name."),
 ]
 ServerOption = Annotated[str, typer.Option("--name", metavar="NAME", help="What the client calls this server.")]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-local-user",
+        help="Start us with it: on a vault in PostgreSQL, whoever can start us is one and the same person as you.",
+    ),
+]
 
 
 @commands.command(
@@ -40,6 +47,7 @@ ServerOption = Annotated[str, typer.Option("--name", metavar="NAME", help="What 
         "mcp-identity clients install claude-desktop",
         "mcp-identity clients install cursor --workload cursor-work --dry-run",
         "mcp-identity clients install claude-code --project",
+        "mcp-identity clients install claude-desktop --trust-local-user",
     )
 )
 def install(
@@ -47,6 +55,7 @@ def install(
     client: ClientArgument,
     workload: AgentOption = None,
     name: ServerOption = "identity",
+    trust_local_user: TrustOption = False,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="PATH", help="The client's configuration; without it the usual place.")
     ] = None,
@@ -56,7 +65,7 @@ def install(
     """Write us into a client's configuration; everything else in it stays, and a backup is made beside it."""
     found = find_client(client)
     path = _path(found, config, project=project)
-    snippet = _snippet(context, found, workload, name)
+    snippet = _snippet(context, found, workload, name, trust_local_user=trust_local_user)
     before = read_configuration(path)
     after = merge(before, snippet, path)
     if after == before:
@@ -71,9 +80,15 @@ def install(
 
 
 @commands.command(epilog=examples("mcp-identity clients show vscode", "mcp-identity clients show claude-desktop"))
-def show(context: typer.Context, client: ClientArgument, workload: AgentOption = None, name: ServerOption = "identity") -> None:
+def show(
+    context: typer.Context,
+    client: ClientArgument,
+    workload: AgentOption = None,
+    name: ServerOption = "identity",
+    trust_local_user: TrustOption = False,
+) -> None:
     """Print what a client's configuration needs to hold, and write nothing."""
-    typer.echo(_readable(_snippet(context, find_client(client), workload, name)))
+    typer.echo(_readable(_snippet(context, find_client(client), workload, name, trust_local_user=trust_local_user)))
 
 
 def _path(client: Client, config: Path | None, *, project: bool) -> Path:
@@ -84,7 +99,9 @@ def _path(client: Client, config: Path | None, *, project: bool) -> Path:
     return Path(client.project).absolute()
 
 
-def _snippet(context: typer.Context, client: Client, workload: str | None, name: str) -> dict[str, Any]:
+def _snippet(
+    context: typer.Context, client: Client, workload: str | None, name: str, *, trust_local_user: bool
+) -> dict[str, Any]:
     from mcp_identity.settings import environment_for_clients
 
     agent = workload or globals_of(context).workload or client.name
@@ -93,7 +110,8 @@ def _snippet(context: typer.Context, client: Client, workload: str | None, name:
     if not _SERVER_NAME.fullmatch(name):
         raise InvalidRequest("--name is 1 to 64 letters, digits, dashes and underscores")
     environment = {WORKLOAD_VARIABLE: agent} | environment_for_clients()
-    return client.snippet(name, [*_program(), "serve"], environment)
+    options = ["--trust-local-user"] if trust_local_user else []
+    return client.snippet(name, [*_program(), "serve", *options], environment)
 
 
 def _program() -> list[str]:

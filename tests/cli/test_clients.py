@@ -189,6 +189,18 @@ def test_an_entry_is_ours_if_it_starts_us(entry: object, ours: bool) -> None:
     assert is_ours(entry) is ours
 
 
+def test_this_machines_user_is_trusted_by_a_server_on_a_shared_vault_only_where_that_was_said(
+    cli: CommandLine, config: Path
+) -> None:
+    shared = {"MCP_IDENTITY_DATABASE_URL": "postgresql://u@db.example.com/v?password_from=file:/run/password"}
+    install = ("clients", "install", "claude-desktop", "--config", str(config))
+    for options, arguments in (((), ["serve"]), (("--trust-local-user",), ["serve", "--trust-local-user"]), ((), ["serve"])):
+        cli.succeed(*install, *options, **shared)
+        assert json.loads(config.read_text())["mcpServers"]["identity"]["args"] == arguments
+        shown = cli.succeed("clients", "show", "claude-desktop", *options, **shared).json
+        assert shown["mcpServers"]["identity"]["args"] == arguments
+
+
 def test_no_client_writes_a_secret(cli: CommandLine) -> None:
     for client in CLIENTS.values():
         shown = cli.succeed("clients", "show", client.name, MCP_IDENTITY_KEY="env:A_VARIABLE", A_VARIABLE="made-up").json
