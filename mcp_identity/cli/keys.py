@@ -30,7 +30,11 @@ _TITLES = {"rewrapped": "Rewrapping", "moved": "Moving"}
 
 
 @commands.command(epilog=examples("mcp-identity keys status", "mcp-identity keys status --tenant acme --json"))
-def status(context: typer.Context, tenant: TenantOption = None, json: JsonOption = False) -> None:
+def status(
+    context: typer.Context,
+    tenant: Annotated[str | None, typer.Option("--tenant", metavar="NAME", help="One tenant; without it, all of them.")] = None,
+    json: JsonOption = False,
+) -> None:
     """Show the key-encryption key, each tenant's versions, and how many records are under each of them still."""
     from mcp_identity.app import vault_location
 
