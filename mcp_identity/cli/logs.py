@@ -20,17 +20,21 @@ from typing import TextIO
 QUIET = (
     "alembic",
     "asyncio",
+    "botocore",
     "httpcore",
     "httpcore2",
     "httpx",
     "httpx2",
     "mcp",
     "sqlalchemy",
+    "urllib3",
     "uvicorn",
     "uvicorn.access",
     "uvicorn.error",
 )
-"""Loggers of others, which below WARNING name URLs with their queries, statements and messages."""
+"""Loggers of others, which below WARNING name URLs with their queries, statements, messages, and whole answers of a KMS. Of
+any other that is not ours the handler leaves it out: these are only the ones that would be asked in vain again and again."""
+_OURS = "mcp_identity"
 _FRAMES = 8
 _LONGEST = 2000
 """The most characters of a message."""
@@ -48,11 +52,17 @@ def configure_logging(level: str, format: str) -> None:  # noqa: A002 - the sett
         root.removeHandler(handler)
     handler = _Stderr()
     handler.setFormatter(_JsonLines() if format == "json" else _Lines())
+    handler.addFilter(_may_be_told)
     handler.addFilter(fold_exception)
     root.addHandler(handler)
     root.setLevel(level)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def _may_be_told(record: logging.LogRecord) -> bool:
+    """Whether a record is ours, or at least a warning: what others say below that, nobody has checked for secrets."""
+    return record.levelno >= logging.WARNING or record.name.partition(".")[0] == _OURS
 
 
 def fold_exception(record: logging.LogRecord) -> bool:

@@ -76,6 +76,17 @@ def test_others_do_not_tell_of_requests_and_statements(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == ""
 
 
+def test_nobody_else_tells_of_what_is_no_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("DEBUG", "human")
+    other = logging.getLogger("somebody.else")
+    other.info("the answer was a-secret")
+    logging.getLogger("mcp_identity_not").info("the answer was a-secret")
+    other.warning("it is slow")
+    shown = capsys.readouterr().err
+    assert "it is slow" in shown
+    assert "a-secret" not in shown
+
+
 def test_setting_it_up_again_says_nothing_twice(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("INFO", "human")
     configure_logging("INFO", "human")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import socket
 import threading
 from base64 import b64encode
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mcp_identity.cli.logs import configure_logging
 from mcp_identity.domain.errors import ConfigurationError, VaultCorrupt, VaultUnavailable
 from mcp_identity.settings import read_secret
 from mcp_identity.vault.kms import aws as aws_module
@@ -92,6 +96,48 @@ def test_without_an_endpoint_given_in_code_kms_is_amazons_own(aws: Kms) -> None:
     client = AwsKmsKey(parse_aws_key(aws.arn))._connected()  # pyright: ignore[reportPrivateUsage]
     assert client.meta.endpoint_url == f"https://kms.{REGION}.amazonaws.com"
     assert client.meta.config.proxies == {}
+
+
+@pytest.mark.usefixtures("aws_credentials")
+def test_no_description_of_kms_in_the_home_leads_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kms = tmp_path / "kms" / "2014-11-01"
+    kms.mkdir(parents=True)
+    given = {
+        name: {"builtIn": meaning, "type": kind, "required": False}
+        for name, meaning, kind in (
+            ("Region", "AWS::Region", "String"), ("Endpoint", "SDK::Endpoint", "String"),
+            ("UseDualStack", "AWS::UseDualStack", "Boolean"), ("UseFIPS", "AWS::UseFIPS", "Boolean"),
+        )
+    }  # fmt: skip
+    rule: dict[str, Any] = {"conditions": [], "type": "endpoint", "endpoint": {"url": "https://kms.evil.example"}}
+    rules = {"version": "1.0", "parameters": given, "rules": [rule]}
+    (kms / "endpoint-rule-set-1.json").write_text(json.dumps(rules))
+    monkeypatch.setattr("botocore.loaders.Loader.CUSTOMER_DATA_PATH", str(tmp_path))
+    client = AwsKmsKey(parse_aws_key(f"arn:aws:kms:{REGION}:123456789012:key/x"))._connected()  # pyright: ignore[reportPrivateUsage]
+    asked: list[str] = []
+
+    def note(request: Any, **_: object) -> None:
+        asked.append(request.url)
+        raise OSError("no further")
+
+    client.meta.events.register("before-send.kms.Encrypt", note)
+    with pytest.raises(OSError, match="no further"):
+        client.encrypt(KeyId="x", Plaintext=KEY)
+    assert asked == [f"https://kms.{REGION}.amazonaws.com/"]
+
+
+@pytest.mark.usefixtures("aws_credentials")
+def test_whatever_the_log_level_no_key_stands_in_the_log(aws: Kms, capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    configure_logging("DEBUG", "human")
+    try:
+        key = AwsKmsKey(parse_aws_key(aws.arn), endpoint=aws.endpoint)
+        assert key.unwrap(key.wrap(KEY, CONTEXT), CONTEXT) == KEY
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    assert b64encode(KEY).decode() not in capsys.readouterr().err
 
 
 def test_the_environment_leads_transit_nowhere(openbao: Bao, lying_environment: Trap) -> None:

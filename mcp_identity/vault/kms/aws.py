@@ -192,6 +192,7 @@ def _client(region: str, endpoint: str | None) -> Any:
     """A client that the environment leads nowhere else."""
     from botocore.config import Config
     from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
+    from botocore.loaders import Loader
     from botocore.session import Session
 
     variables: dict[str, Any] = {
@@ -201,6 +202,9 @@ def _client(region: str, endpoint: str | None) -> Any:
     for name in ("config_file", "credentials_file"):
         variables[name] = (None, None, os.devnull, None)
     session: Any = Session(session_vars=variables)
+    # Its own would look into ~/.aws/models first, where a description of KMS could name another endpoint.
+    own = Loader(extra_search_paths=[Loader.BUILTIN_DATA_PATH], include_default_search_paths=False)
+    session.register_component("data_loader", own)
     pinned: dict[str, Any] = {
         "region_name": region,
         "verify": True,
