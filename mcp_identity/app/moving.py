@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from mcp_identity.app import SystemClock, SystemEntropy, vault_location
 from mcp_identity.domain.audit import AuditEvent
@@ -192,7 +192,8 @@ def location_of(settings: Settings, url: str) -> VaultLocation:
     from mcp_identity.settings import load_settings
 
     try:
-        has_password = urlsplit(url).password is not None
+        parts = urlsplit(url)
+        has_password = parts.password is not None or "password" in dict(parse_qsl(parts.query, keep_blank_values=True))
     except ValueError:
         raise InvalidRequest("--to is no URL") from None
     if has_password:

@@ -138,6 +138,8 @@ def test_a_file_beside_the_vault_is_a_place_too(here: Somewhere) -> None:
     "url",
     [
         "postgresql://identity:secret@db.example/identity",
+        "postgresql://identity@db.example/identity?password=secret",
+        "postgresql://identity@db.example/identity?pass%77ord=secret",
         "mysql://db.example/identity",
         "sqlite:///",
         "postgresql://[",

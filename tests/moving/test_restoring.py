@@ -79,6 +79,30 @@ async def test_what_an_operator_says_has_ended_is_ended(here: Somewhere, archive
         vault.close()
 
 
+async def test_an_access_token_that_ended_since_the_backup_does_not_count_again(
+    here: Somewhere, archive: Path, tmp_path: Path
+) -> None:
+    def change(records: Records) -> int:
+        agent = records.find_workload(DEFAULT_TENANT, "agent")
+        assert agent is not None
+        return records.update_workload(agent).epoch
+
+    vault = here.open()
+    try:
+        since = {await vault.run(change) for _ in range(3)}  # access tokens name the epoch that they were issued under
+    finally:
+        vault.close()
+    restored = here.at(new_database("sqlite", tmp_path))
+    moving.restore(restored.settings, archive, PLAIN, nobody)
+    vault = restored.open()
+    try:
+        agent = await vault.run(lambda records: records.find_workload(DEFAULT_TENANT, "agent"))
+    finally:
+        vault.close()
+    assert agent is not None
+    assert agent.epoch not in since
+
+
 @pytest.mark.parametrize("kind", EITHER)
 def test_a_vault_that_is_there_is_left_as_it_is(here: Somewhere, archive: Path, kind: str, tmp_path: Path) -> None:
     same = here.at(new_database(kind, tmp_path))

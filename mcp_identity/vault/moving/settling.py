@@ -26,7 +26,8 @@ from mcp_identity.vault.records.releases import ISSUED
 from mcp_identity.vault.records.workload_keys import ACTIVE, REVOKED
 
 EPOCHS = 1 << 20
-"""So far is the configuration epoch raised: a process that saw more changes than the backup must not meet its own number."""
+"""So far is the configuration epoch raised: a process that saw more changes than the backup must not meet its own number. And
+each workload's: one step would make the number of an access token count again that was ended since the backup was made."""
 _Change = Callable[[RowMapping], dict[str, Any]]
 
 
@@ -92,7 +93,7 @@ class Settling(Inspection):
         settled.handles = self._run(delete(releases).where(releases.c.state == ISSUED))
         # The intent stays: whether a refresh was under way is what tells a lost token from a refused one.
         settled.leases = self._run(update(grants).where(grants.c.lease_owner != "").values(lease_owner="", lease_until=0))
-        settled.workloads = self._change("workload_identities", settled, lambda row: {"epoch": row["epoch"] + 1})
+        settled.workloads = self._change("workload_identities", settled, lambda row: {"epoch": row["epoch"] + EPOCHS})
         if wishes.end_bearers:
             revoked = {"state": REVOKED}
             settled.workload_keys = self._change(
