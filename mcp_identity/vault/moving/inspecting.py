@@ -22,6 +22,7 @@ from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.audit import event_mac, writer_mac
 from mcp_identity.vault.records.base import Caches, intact, table
 from mcp_identity.vault.records.chain import GENESIS, AuditChain
+from mcp_identity.vault.records.grants import key_of_row
 from mcp_identity.vault.records.keys import read_wrapped_keys
 from mcp_identity.vault.records.protected import Protected
 from mcp_identity.vault.records.registry import PROTECTED
@@ -82,7 +83,7 @@ class Inspection(Records):
         if protected.table != "grants":
             protected.verify(self.ring, row)
             return
-        grant = self._grant(row, self._key_of(row))
+        grant = self._grant(row, key_of_row(row))
         if grant.key.user and grant.state is GrantState.ACTIVE and grant.tokens is not None:
             findings.active += 1
             findings.refreshable += grant.tokens.refresh_token is not None

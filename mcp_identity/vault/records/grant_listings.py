@@ -10,7 +10,7 @@ from sqlalchemy import delete, select
 from mcp_identity.domain.credentials import Grant
 from mcp_identity.domain.errors import VaultCorrupt
 from mcp_identity.vault.records.base import AnyRow, table
-from mcp_identity.vault.records.grants import GrantRecords
+from mcp_identity.vault.records.grants import GrantRecords, key_of_row
 
 _GRANTS = table("grants")
 
@@ -69,7 +69,7 @@ class GrantListings(GrantRecords):
         corrupt: list[str] = []
         for row in rows:
             try:
-                grants.append(self._grant(row, self._key_of(row)))
+                grants.append(self._grant(row, key_of_row(row)))
             except VaultCorrupt:
                 corrupt.append(str(row["id"]))
         return GrantList(tuple(grants), tuple(corrupt))

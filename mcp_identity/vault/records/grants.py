@@ -21,6 +21,7 @@ from mcp_identity.vault.envelope import Place, key_id_of, length_prefixed
 from mcp_identity.vault.prepared import RowsByDigest
 from mcp_identity.vault.records.base import AnyRow, RecordsBase, intact, table
 from mcp_identity.vault.records.moments import micros, moment
+from mcp_identity.vault.records.protected import Protected, SealedColumn
 from mcp_identity.vault.records.token_cell import decode_tokens, encode_tokens
 
 LEASE = timedelta(seconds=15)
@@ -54,8 +55,37 @@ def grant_key_hash(key: GrantKey) -> bytes:
     return sha256(length_prefixed(*(part.encode() for part in key.parts()))).digest()
 
 
+def key_of_row(row: AnyRow) -> GrantKey:
+    """Whose grant a row says that it is.
+
+    Raises:
+        VaultCorrupt: If it says what the product does not write.
+    """
+    return _owner_of(intact("grants", row))
+
+
+def _owner_of(row: AnyRow) -> GrantKey:
+    try:
+        flow = Flow(row["flow"])
+    except ValueError:
+        raise VaultCorrupt("a grant names an unknown flow") from None
+    return GrantKey(
+        tenant=row["tenant_id"],
+        workload_id=row["workload_id"],
+        user=row["user_key"],
+        provider_row=row["provider_row"],
+        flow=flow,
+        resource=row["resource"],
+        audience=row["audience"],
+        scopes=row["scope_key"],
+    )
+
+
 def _place(grant_id: str, key: GrantKey, generation: int) -> Place:
     return Place("grants", key.tenant, grant_id, "tokens", generation, key.parts())
+
+
+PROTECTED = Protected("grants", (SealedColumn("tokens", lambda row: _place(row["id"], _owner_of(row), row["generation"])),))
 
 
 class GrantRecords(RecordsBase):
@@ -103,7 +133,7 @@ class GrantRecords(RecordsBase):
         """A grant by its row id."""
         query = select(_GRANTS).where(_GRANTS.c.tenant_id == tenant, _GRANTS.c.id == grant_id)
         row = self.connection.execute(query).mappings().first()
-        return self._grant(row, self._key_of(row)) if row else None
+        return self._grant(row, key_of_row(row)) if row else None
 
     def insert_pending(self, key: GrantKey) -> Grant:
         """Make the row before the first request, so that the lease exists before the token."""
@@ -297,25 +327,8 @@ class GrantRecords(RecordsBase):
         if self.connection.execute(change).rowcount != 1:
             raise VaultCorrupt("a grant cannot be changed: the database swallows it")
 
-    def _key_of(self, row: AnyRow) -> GrantKey:
-        intact("grants", row)
-        try:
-            flow = Flow(row["flow"])
-        except ValueError:
-            raise VaultCorrupt("a grant names an unknown flow") from None
-        return GrantKey(
-            tenant=row["tenant_id"],
-            workload_id=row["workload_id"],
-            user=row["user_key"],
-            provider_row=row["provider_row"],
-            flow=flow,
-            resource=row["resource"],
-            audience=row["audience"],
-            scopes=row["scope_key"],
-        )
-
     def _grant(self, row: AnyRow, key: GrantKey) -> Grant:
-        if self._key_of(row) != key or row["key_hash"] != grant_key_hash(key):
+        if key_of_row(row) != key or row["key_hash"] != grant_key_hash(key):
             raise VaultCorrupt("a grant was moved to another owner")
         try:
             state, reason = GrantState(row["state"]), Reason(row["reason"]) if row["reason"] else None

@@ -2,26 +2,9 @@
 
 from __future__ import annotations
 
-from mcp_identity.domain.credentials import Flow, GrantKey
-from mcp_identity.vault.envelope import Place
-from mcp_identity.vault.records import consents, issuers, logins, providers, signing_keys
-from mcp_identity.vault.records.protected import Protected, Row, SealedColumn
+from mcp_identity.vault.records import consents, grants, issuers, logins, providers, signing_keys
+from mcp_identity.vault.records.protected import Protected
 from mcp_identity.vault.records.rows import COVERED
-
-
-def _tokens_place(row: Row) -> Place:
-    key = GrantKey(
-        tenant=row["tenant_id"],
-        workload_id=row["workload_id"],
-        user=row["user_key"],
-        provider_row=row["provider_row"],
-        flow=Flow(row["flow"]),
-        resource=row["resource"],
-        audience=row["audience"],
-        scopes=row["scope_key"],
-    )
-    return Place("grants", key.tenant, row["id"], "tokens", row["generation"], key.parts())
-
 
 _ALL = (
     Protected("tenants", covered=COVERED["tenants"], tenant_column="id"),
@@ -32,7 +15,7 @@ _ALL = (
     Protected("workload_keys", covered=COVERED["workload_keys"]),
     signing_keys.PROTECTED,
     Protected("releases", covered=COVERED["releases"]),
-    Protected("grants", (SealedColumn("tokens", _tokens_place),)),
+    grants.PROTECTED,
     consents.PROTECTED,
     logins.PROTECTED,
 )
