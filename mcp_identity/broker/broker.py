@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from mcp_identity.broker.access import require_access, require_workload
 from mcp_identity.broker.answers import (
@@ -62,7 +62,6 @@ from mcp_identity.domain.provider import ProviderKind
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.audit import AuditPlace
 
-T = TypeVar("T")
 _SWEEP_SECONDS = 15.0
 
 

@@ -174,7 +174,7 @@ class _Opening:
         state = self._checked_state(backend)
         if state.schema_version < SCHEMA_VERSION:
             if not self._site.upgrades_itself:
-                how = "stop nothing, and run: mcp-identity vault migrate"
+                how = "back it up, and run: mcp-identity vault migrate"
                 raise VaultUnavailable(f"the vault {self._location.name} has an older schema; {how}", retryable=False)
             self._upgrade(backend)
         store = self._site.open()

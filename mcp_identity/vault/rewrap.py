@@ -28,7 +28,6 @@ from mcp_identity.vault.records.registry import PROTECTED
 if TYPE_CHECKING:
     from mcp_identity.vault.vault import Vault
 
-PAGE = 200
 PASSES = 4
 """How often all rows are gone through: a replica that was slow to follow may write under the old key for a moment."""
 Advance = Callable[[str, int], object]
@@ -88,9 +87,7 @@ def count_left(records: Records, tenant: str) -> int:
     return left
 
 
-async def rewrap_records(
-    vault: Vault, tenant: str, *, page: int = PAGE, advance: Advance = lambda _table, _rows: None
-) -> Rewrapped:
+async def rewrap_records(vault: Vault, tenant: str, *, page: int, advance: Advance = lambda _table, _rows: None) -> Rewrapped:
     """Bring every record of a tenant under its newest key.
 
     Args:

@@ -28,10 +28,6 @@ Progress = Callable[[str, str, int], None]
 """Told what is done, in which table, and how many rows more of it are."""
 
 
-def unwatched(_step: str, _table: str, _rows: int) -> None:
-    """Nobody looks on."""
-
-
 @contextlib.contextmanager
 def said() -> Generator[None]:
     """What the database refuses is said as everywhere.
