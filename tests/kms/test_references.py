@@ -238,3 +238,19 @@ def test_a_reference_that_needs_a_variable_is_not_handed_to_clients(monkeypatch:
     ):
         monkeypatch.setenv("MCP_IDENTITY_KEY", reference)
         assert ("MCP_IDENTITY_KEY" in environment_for_clients()) == told, reference
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "pkcs11:token=t;object=o?module-path=/m&pin-value=hunter2",
+        "transit:https://user:hunter2@bao.example/transit/vault?token_file=/t",
+        "transit:https://bao.example/transit/vault?token=hunter2",
+        "aws-kms:hunter2",
+    ],
+)
+def test_a_reference_that_does_not_stand_is_refused_before_anybody_is_told_of_it(reference: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        source(reference)
+    assert caught.value.code == "configuration_error"
+    assert "hunter2" not in caught.value.message

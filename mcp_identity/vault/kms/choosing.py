@@ -32,6 +32,17 @@ class KeySource:
     read_text: Callable[[], str | None] | None = None
     read_secret: SecretReader | None = None
 
+    def __post_init__(self) -> None:
+        """Check the reference to a key that is held elsewhere, before anybody is told of it.
+
+        One that does not stand may hold a PIN or a password.
+
+        Raises:
+            ConfigurationError: If it does not stand; nothing of it is repeated.
+        """
+        if self.is_held_elsewhere:
+            _PARSERS[self.where.partition(":")[0]](self.value)
+
     @property
     def is_given(self) -> bool:
         """Whether the key is there, or somewhere where we make none."""
@@ -129,6 +140,27 @@ _EXTERNAL: dict[str, Callable[[KeySource, Entropy], KeyBackend]] = {
     "pkcs11": _pkcs11,
 }
 """The backends that hold their keys themselves."""
+
+
+def _check_aws(value: str) -> None:
+    from mcp_identity.vault.kms.aws import parse_aws_key
+
+    parse_aws_key(value)
+
+
+def _check_transit(value: str) -> None:
+    from mcp_identity.vault.kms.transit import parse_transit
+
+    parse_transit(value)
+
+
+def _check_pkcs11(value: str) -> None:
+    from mcp_identity.vault.kms.pkcs11 import parse_pkcs11
+
+    parse_pkcs11(value)
+
+
+_PARSERS: dict[str, Callable[[str], None]] = {"aws-kms": _check_aws, "transit": _check_transit, "pkcs11": _check_pkcs11}
 
 
 def _is_there(path: Path) -> bool:
