@@ -248,7 +248,7 @@ def _say_what_came_back(report: RestoreReport, made: str, *, end_bearers: bool, 
         )
         typer.echo("    are dead, and the user is asked for consent at the next use")
     if not end_bearers:
-        typer.echo("  - workload keys that were revoked since work again: mcp-identity workloads show NAME")
+        typer.echo("  - workload keys that were revoked since work again: mcp-identity workloads keys NAME")
     typer.echo("  - providers, workloads and issuers that were changed, disabled or removed since: look through them")
     typer.echo("\nNext:\n  1. mcp-identity doctor, and start the servers\n  2. mcp-identity audit tail")
     typer.echo("  3. Never start what is left of the old vault: both would spend each other's refresh tokens.")
