@@ -319,3 +319,66 @@ def test_a_session_that_broke_is_opened_again(token: Token) -> None:
     wrapped = key.wrap(KEY, CONTEXT)
     key._session.close()  # pyright: ignore[reportPrivateUsage]
     assert key.unwrap(wrapped, CONTEXT) == KEY
+
+
+class StrictToken:
+    """A token that counts the PINs that it does not accept, in the words of the PKCS #11 library.
+
+    Attributes:
+        pin: The one that it accepts.
+        refused: How often another one came.
+    """
+
+    key_length = 256
+
+    def __init__(self) -> None:
+        self.pin = "1111"
+        self.refused = 0
+
+    def get_token(self, **_: object) -> StrictToken:
+        return self
+
+    def open(self, user_pin: str | None = None) -> StrictToken:
+        from pkcs11 import exceptions
+
+        if user_pin != self.pin:
+            self.refused += 1
+            raise exceptions.PinIncorrect
+        return self
+
+    def get_key(self, **_: object) -> StrictToken:
+        return self
+
+    def __getitem__(self, attribute: Any) -> bool:
+        return attribute.name == "SENSITIVE"
+
+    def encrypt(self, data: bytes, **_: object) -> bytes:
+        return data + bytes(16)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def test_a_pin_that_was_not_accepted_is_not_tried_again_until_there_is_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    token, pin = StrictToken(), tmp_path / "pin"
+
+    def lib(_module: str) -> StrictToken:
+        return token
+
+    monkeypatch.setattr("pkcs11.lib", lib)
+    pin.write_text(token.pin)
+    reference = f"token=t;object=o?module-path=/hsm.so&pin-source=file:{pin}"
+    key = Pkcs11Key(parse_pkcs11(reference), read_secret, SystemEntropy())
+    token.pin = "2222"  # changed there, and not yet in the file
+    key._close()  # pyright: ignore[reportPrivateUsage]
+    for _ in range(5):
+        with pytest.raises(ConfigurationError) as caught:
+            key.wrap(KEY, CONTEXT)
+        assert caught.value.code == "configuration_error"
+        assert "1111" not in caught.value.message
+    assert token.refused == 1
+    pin.write_text(token.pin)
+    assert key.wrap(KEY, CONTEXT)
+    assert token.refused == 1

@@ -4,11 +4,13 @@
 
 The key is an AES-256 key that cannot be extracted; it is used with CKM_AES_GCM, and the context is its associated data. The
 PIN is a reference (``file:`` or ``env:``), never a value: ``pin-value`` is refused. A session that broke is opened anew once.
+A PIN that was not accepted is not tried a second time: after a few such attempts many tokens lock themselves for good.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hmac
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +28,11 @@ _KEY_BITS = 256
 _PATH = frozenset({"token", "serial", "object", "id"})
 _QUERY = frozenset({"module-path", "pin-source"})
 _FORM = "a PKCS #11 key is pkcs11:token=<label>;object=<label>?module-path=<library>&pin-source=file:<path>"
+
+_PIN_REFUSED = (
+    "the PKCS #11 token does not accept the PIN; it is not tried again until its source says another one or this process is "
+    "restarted, since too many attempts may lock the token"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,7 @@ class Pkcs11Key:
         self._lock = Lock()  # a session does one thing at a time
         self._key: Any = None
         self._session: Any = None
+        self._refused_pin = b""
         try:
             import pkcs11
         except ImportError:
@@ -174,6 +182,8 @@ class Pkcs11Key:
 
         reference, library = self._reference, self._library
         pin = self._read_secret(reference.pin_source).reveal() if reference.pin_source else None
+        if self._refused_pin and pin and hmac.compare_digest(pin.encode(), self._refused_pin):
+            raise ConfigurationError(_PIN_REFUSED)
         try:
             found = library.lib(str(reference.module))
         except (RuntimeError, OSError):
@@ -198,7 +208,8 @@ class Pkcs11Key:
             self._close()
             raise ConfigurationError("the PKCS #11 token has no such AES key, or more than one") from None
         except (exceptions.PinIncorrect, exceptions.PinInvalid, exceptions.PinLenRange, exceptions.UserPinNotInitialized):
-            raise ConfigurationError("the PKCS #11 token does not accept the PIN; too many attempts may lock it") from None
+            self._refused_pin = (pin or "").encode()
+            raise ConfigurationError(_PIN_REFUSED) from None
         except exceptions.PinLocked:
             raise ConfigurationError("the PIN of the PKCS #11 token is locked") from None
         except exceptions.PKCS11Error:
