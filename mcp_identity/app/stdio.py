@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 
 from mcp_identity import app
+from mcp_identity.app.pipes import standard_streams
 from mcp_identity.domain.errors import ConfigurationError, IdentityError, StorageError
 from mcp_identity.domain.identity import is_name
 
@@ -127,7 +128,8 @@ class _StdioProcess:
     async def serve(self, server: IdentityServer) -> None:
         """Serve the transport until the input ends, then begin to end."""
         try:
-            await server.run_stdio_async()
+            streams = standard_streams()
+            await (server.run_on(*streams) if streams else server.run_stdio_async())
         except* OSError:
             pass  # the host closed the other end first; its input has ended too
         except* Exception as errors:  # noqa: BLE001 - what must not be lost is drained all the same
@@ -154,6 +156,7 @@ class _StdioProcess:
                 self._status = EXIT_STORAGE if isinstance(prepared, StorageError) else EXIT_CONFIGURATION
                 return
             async with app.running(prepared, lambda: self._grace_seconds) as self._graph:
+                gc.freeze()  # likewise what opening the vault has loaded
                 self._opened.set()
                 await self._ending.wait()
 

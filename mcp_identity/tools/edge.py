@@ -26,6 +26,7 @@ from mcp.server.mcpserver.exceptions import (
     UnexpectedResourceError,
     UnexpectedToolError,
 )
+from mcp.server.stdio import stdio_server
 from mcp.types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult
 from pydantic import ValidationError
 
@@ -82,6 +83,17 @@ class IdentityServer(MCPServer[Any]):
     def verifier(self) -> Authenticator | None:
         """Who verifies the second bearers of tools; None where there are no issuers."""
         return self._caller.verifier
+
+    async def run_on(self, lines: Any, output: Any) -> None:
+        """Serve the protocol of standard input and output on these two, as the SDK does on its own.
+
+        Args:
+            lines: An asynchronous iterator of the lines that come in.
+            output: Has `write` and `flush`, both asynchronous.
+        """
+        async with stdio_server(lines, output) as (incoming, outgoing):
+            served = self._lowlevel_server
+            await served.run(incoming, outgoing, served.create_initialization_options())
 
     async def begin(self, action: str) -> tuple[Broker, Call]:
         """Begin a call of the verified principal.
