@@ -149,14 +149,17 @@ class IssuerRecords(AuthenticatedRows):
 
 
 def _secret_place(issuer: Issuer, generation: int) -> Place:
-    context = (issuer.login_issuer, issuer.login_token_url, issuer.login_client_id)
-    return Place("issuers", issuer.tenant, issuer.id, "login_client_secret", generation, context)
+    return _place(issuer.tenant, issuer.id, generation, issuer.login_issuer, issuer.login_token_url, issuer.login_client_id)
 
 
 def _sealed_secret_place(row: Row) -> Place:
     pinned = json.loads(row["configuration"])
     context = (str(pinned["login_issuer"]), str(pinned["login_token_url"]), row["login_client_id"])
-    return Place("issuers", row["tenant_id"], row["id"], "login_client_secret", row["secret_generation"], context)
+    return _place(row["tenant_id"], row["id"], row["secret_generation"], *context)
+
+
+def _place(tenant: str, row_id: str, generation: int, *endpoints_and_client: str) -> Place:
+    return Place("issuers", tenant, row_id, "login_client_secret", generation, endpoints_and_client)
 
 
 PROTECTED = Protected("issuers", (SealedColumn("login_client_secret", _sealed_secret_place),), COVERED["issuers"])
