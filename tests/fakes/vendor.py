@@ -72,7 +72,10 @@ class Vendor:
         """Answer one connection."""
         with suppress(anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError):
             async with stream:
-                target, headers, body = await _read_request(stream)
+                try:
+                    target, headers, body = await _read_request(stream)
+                except (ValueError, IndexError):
+                    return  # no request: somebody who took this port for another server's
                 await stream.send(await self._respond(target, headers, dict(parse_qsl(body))))
 
     async def _respond(self, target: str, headers: dict[str, str], form: dict[str, str]) -> bytes:

@@ -18,15 +18,20 @@ from tests.http.kit import ACCEPT, Server, ask, http_client, initialize, mcp_ove
 
 async def test_one_principal_calls_so_often_and_others_do_not_notice(empty_home: VaultHome) -> None:
     """covers: A45."""
-    async with server_here(empty_home, calls_per_second=5) as server, http_client() as http:
+    async with server_here(empty_home, calls_per_second=1) as server, http_client() as http:
         codes: list[str] = []
-        for _ in range(12):
+
+        async def call() -> None:
             answer = (await ask(http, server, whoami(), server.bearer("alice"))).json()["result"]["structuredContent"]
             codes.append(answer.get("code", "ok"))
             if answer["status"] == "error":
                 assert answer["retry_after_seconds"] == 1
                 assert answer["retryable"] is True
-        assert codes[:5] == ["ok"] * 5
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(12):
+                tasks.start_soon(call)
+        assert "ok" in codes
         assert "rate_limited" in codes
         other = (await ask(http, server, whoami(), server.bearer("mallory"))).json()["result"]["structuredContent"]
         assert other["status"] == "ok"
@@ -37,9 +42,16 @@ async def test_one_principal_calls_so_often_and_others_do_not_notice(empty_home:
 
 
 async def test_one_principal_sends_so_many_requests(empty_home: VaultHome) -> None:
-    async with server_here(empty_home, requests_per_second=3) as server, http_client() as http:
-        answers = [await ask(http, server, whoami(), server.bearer("alice")) for _ in range(8)]
-        assert [answer.status_code for answer in answers[:3]] == [200] * 3
+    async with server_here(empty_home, requests_per_second=1) as server, http_client() as http:
+        answers: list[httpx2.Response] = []
+
+        async def send() -> None:
+            answers.append(await ask(http, server, whoami(), server.bearer("alice")))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(send)
+        assert any(answer.status_code == 200 for answer in answers)
         refused = next(answer for answer in answers if answer.status_code == 429)
         assert refused.json()["error"] == "rate_limited"
         assert refused.headers["retry-after"] == "1"
