@@ -220,7 +220,7 @@ class Writer:
         before, written = self._chain.working, len(records.trail)
         job.result = job.error = None
         if job.remembered is not None:
-            if job.remembered.epoch != self.caches.epoch:
+            if job.remembered.epoch != self.caches.epoch or self.caches.is_outdated:  # a unit of this very batch may raise it
                 job.error = Outdated()
                 return True
             job.remembered.is_confirmed = True

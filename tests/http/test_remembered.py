@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+import anyio
 import httpx2
 import pytest
 
@@ -115,3 +116,30 @@ async def test_nothing_is_run_for_whom_an_older_configuration_proved(empty_home:
             standing.reset(token)
         assert ran == []
         assert not standing_of_another_time.is_confirmed
+
+
+async def test_a_change_in_the_very_same_transaction_counts_for_whom_was_remembered_before_it(empty_home: VaultHome) -> None:
+    async with server_here(empty_home) as server:
+        assert server.serving is not None
+        vault = server.serving.prepared.vault
+        ran: list[str] = []
+        refused: list[Exception] = []
+
+        async def change() -> None:
+            await vault.run(lambda records: records.raise_epoch())
+
+        async def go_on() -> None:
+            token = standing.set(Standing(vault.configuration_epoch))
+            try:
+                await vault.run(lambda _records: ran.append("ran"))
+            except Outdated as error:
+                refused.append(error)
+            finally:
+                standing.reset(token)
+
+        await vault.run(lambda _records: None)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(change)
+            tasks.start_soon(go_on)
+        assert ran == []
+        assert len(refused) == 1

@@ -106,6 +106,7 @@ class GrantRecords(RecordsBase):
         """The grant of a row: the one of last time, if every cell and the tenant's key are the same as then."""
         sealed = row[_TOKENS]
         if type(sealed) is not bytes:  # there is nothing to open, or it is not what the product writes
+            self.caches.grants.pop(digest, None)
             return self._grant(_named(row), key)
         data_key = self.ring.find(key.tenant, key_id_of(sealed))
         known = self.caches.grants.get(digest)
