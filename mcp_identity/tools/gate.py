@@ -156,7 +156,11 @@ class Gate:
             return refusal
 
         async def verify() -> Principal:
-            return await authenticator.authenticate(bearer.secret, edge=self._edge, workload_hint=hint)
+            try:
+                return await authenticator.authenticate(bearer.secret, edge=self._edge, workload_hint=hint)
+            except CallerError as error:
+                self._note_failure(error, bearer.digest, _source(scope))
+                raise
 
         return Arrived(self._edge, principal, remembered, verify)
 
@@ -186,11 +190,7 @@ class Gate:
                 bearer.secret, edge=self._edge, workload_hint=headers.get(WORKLOAD_HEADER, "")
             )
         except CallerError as error:
-            limits.refused(error.code, self._edge, None, source)
-            self._post.known.pop(digest, None)
-            limits.failures.take(("bearer", digest))
-            if not isinstance(error, TokenExpired):  # who brings one that was good has guessed nothing
-                limits.failures.take(("source", source))
+            self._note_failure(error, digest, source)
             return challenges.unauthenticated(self._metadata_url, SCOPES, error)
         except RateLimited as error:
             limits.refused(error.code, self._edge, None, source)
@@ -207,6 +207,15 @@ class Gate:
             self._post.limits.refused(RateLimited.code, self._edge, principal, "")
             return challenges.too_many(wait)
         return self._step_up(headers, principal)
+
+    def _note_failure(self, error: CallerError, digest: bytes, source: str) -> None:
+        """Write down and count a bearer that proves nobody."""
+        limits = self._post.limits
+        limits.refused(error.code, self._edge, None, source)
+        self._post.known.pop(digest, None)
+        limits.failures.take(("bearer", digest))
+        if not isinstance(error, TokenExpired):  # who brings one that was good has guessed nothing
+            limits.failures.take(("source", source))
 
     def _remember(self, digest: bytes) -> None:
         known = self._post.known

@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 class _Progress:
     """Whether COMMIT was sent, after which nobody can say that nothing stands."""
 
-    is_over: bool = False
+    is_commit_sent: bool = False
 
 
 class Writer:
@@ -147,7 +147,6 @@ class Writer:
                 if jobs:
                     self._transact(jobs)
                     jobs = []
-                self.ready = True
             except BaseException as error:  # if the thread ended, everybody would wait for ever
                 log.exception("the vault's writer failed and begins anew")
                 self.ready = False
@@ -166,20 +165,25 @@ class Writer:
             Those that are left, to be run each by itself.
         """
         for attempt in range(ATTEMPTS):
-            before_commit = _Progress()
+            progress = _Progress()
             try:
-                return self._attempt(jobs, before_commit)
+                return self._attempt(jobs, progress)
             except (SQLAlchemyError, TransactionLost, IdentityError) as error:
                 self._disconnect()
                 # Units may run again, as long as it is certain that nothing of them stands.
-                lost = is_disconnect(error) and attempt == 0 and not before_commit.is_over
+                lost = is_disconnect(error) and attempt == 0 and not progress.is_commit_sent
                 if attempt + 1 < ATTEMPTS and (is_conflict(error) or lost):
                     continue
-                if isinstance(error, AuditUnavailable) and len(jobs) > 1:
-                    return jobs  # one row that cannot be written is no reason to refuse those who need none
+                if len(jobs) > 1 and self._is_of_one(error):
+                    return jobs  # a row or a statement that cannot be is no reason to refuse those who have none like it
                 self._fail(jobs, error if isinstance(error, IdentityError) else storage_failure(error))
                 return []
         raise AssertionError  # the last attempt returns
+
+    def _is_of_one(self, error: Exception) -> bool:
+        """Whether one unit may have ended the transaction of all."""
+        lost = isinstance(error, TransactionLost) and not self._store.shares_writes and not is_disconnect(error)
+        return lost or isinstance(error, AuditUnavailable)
 
     def _attempt(self, jobs: list[Job[Any]], progress: _Progress) -> list[Job[Any]]:
         session = self._connected()
@@ -194,9 +198,10 @@ class Writer:
             except AuditUnavailable as error:
                 session.require_open(error)
                 raise
-            self._chain.in_doubt = progress.is_over = True
+            self._chain.in_doubt = progress.is_commit_sent = True
             transaction.commit()
             self._chain.commit()
+            self.ready = True
             return postponed
 
     def _records(self, connection: Connection) -> Records:
