@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := tests/peers/node_oidc_provider
 AXE := tests/web/axe
-JOBS ?= 3
+JOBS ?= 4
 # Vaults of tests are made by the thousand and their commits are durable: in memory, where there is enough, none waits for a disk.
 IN_MEMORY := $(shell d=/dev/shm; test -w $$d && test "$$(df -Pk $$d | awk 'NR==2 {print $$4}')" -gt 4000000 \
 	&& ! mount | grep -q " $$d .*noexec" && echo $$d)

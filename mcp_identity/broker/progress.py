@@ -78,6 +78,8 @@ class Progress:
             while status.status == OPEN_STATUS and clock.monotonic() < deadline:
                 if await self._lookout.has_ended(session_id_of(session_uri) or ""):
                     status = await self._status(call, session_uri)
+            if wait_seconds and status.status == OPEN_STATUS:
+                status = await self._status(call, session_uri)  # it may have ended since the last look
         event = call.event(provider=status.provider).ending("ok", status=status.status)
         await self._services.vault.run(lambda records: records.append_audit(event))
         return status

@@ -13,8 +13,8 @@ from tests.broker.operators import Operator, running_operator
 from tests.fakes.home import put_postgres_vault
 
 STORES = ("sqlite", "postgresql")
-_MORE = {"test_tokens", "test_consents"} if os.environ.get("PROVE") else set[str]()
-ON_BOTH = frozenset({"test_refresh", "test_release", "test_callback", *_MORE})
+_MORE = {"test_callback", "test_tokens", "test_consents"} if os.environ.get("PROVE") else set[str]()
+ON_BOTH = frozenset({"test_refresh", "test_release", *_MORE})
 """What is run on both databases: where replicas meet, and what leaves; with `PROVE=1` more of it."""
 
 

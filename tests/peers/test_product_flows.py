@@ -64,12 +64,12 @@ async def test_a_client_asks_once_for_each_set_of_scopes(product: Product, node_
     assert asked == ["read", "read write"]
 
 
-async def test_a_wrong_client_secret_is_told_in_the_servers_own_word(product: Product, peer: Peer) -> None:
+async def test_a_wrong_client_secret_is_the_operators_to_mend(product: Product, peer: Peer) -> None:
     await product.add(peer, client_id="m2m", secret=Secret("wrong"), settings={"flows": "M2M"})
     with pytest.raises(IdentityError) as refused:
         await product.get("read")
-    assert refused.value.code == "upstream_rejected"
-    assert getattr(refused.value, "error", "") == "invalid_client"
+    assert refused.value.code == "provider_misconfigured"
+    assert "mcp-identity providers test" in refused.value.message
 
 
 # A token for a person

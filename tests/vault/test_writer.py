@@ -274,6 +274,7 @@ async def test_a_unit_that_ends_the_program_fails_its_batch_and_not_the_thread(v
 # --- too much to do, and the end --------------------------------------------------------------------------------------
 
 
+@pytest.mark.sqlite  # the queue is the same, and on PostgreSQL each unit has a transaction of its own
 async def test_the_queue_is_bounded(vault: Vault) -> None:
     full = [add_workload(f"w{number:04}") for number in range(writer_module.CAPACITY + 3)]
     found = await batch(vault, *full)
