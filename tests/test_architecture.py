@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 
 HTTP_CLIENTS = ("httpx", "httpx2", "requests", "aiohttp", "urllib3", "urllib.request", "http.client", "websockets", "httpcore")
 KEEPERS: dict[tuple[str, ...], tuple[str, ...]] = {
-    HTTP_CLIENTS: ("transport.py", "sdk/", "vault/kms/unix_socket.py"),
+    HTTP_CLIENTS: ("transport.py", "sdk/"),
     ("sqlmodel", "sqlalchemy", "alembic", "sqlite3", "psycopg"): ("vault/",),
     ("boto3", "botocore", "hvac", "pkcs11", "keyring"): ("vault/kms/",),
     ("asyncio", "trio"): (),

@@ -15,6 +15,7 @@ be made by the server when it is first used; it is therefore asked for before an
 from __future__ import annotations
 
 import re
+import socket
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -232,7 +233,27 @@ def _client(reference: TransitReference) -> Any:
     )
     client.session.trust_env = False
     if reference.socket is not None:
-        from mcp_identity.vault.kms.unix_socket import UnixSocketAdapter
-
-        client.session.mount("http://", UnixSocketAdapter(reference.socket))
+        _lead_through(client.session, reference.socket)
     return client
+
+
+def _lead_through(session: Any, path: Path) -> None:
+    """Let the library's own session reach its server by a unix socket, whatever host the URL names."""
+    manager = session.get_adapter("http://").poolmanager
+    pool: Any = manager.pool_classes_by_scheme["http"]
+
+    class Connection(pool.ConnectionCls):
+        def _new_conn(self) -> socket.socket:
+            made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            made.settimeout(CONNECT_SECONDS)
+            try:
+                made.connect(str(path))
+            except OSError:
+                made.close()
+                raise
+            return made
+
+    class Pool(pool):
+        ConnectionCls = Connection
+
+    manager.pool_classes_by_scheme = {"http": Pool}
