@@ -23,10 +23,16 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="module")
-async def secure(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Server]:
-    """A server with a certificate."""
+def chain(authority: Authority) -> Path:
+    """A certificate of this machine, and its key."""
     authority.server_context(["localhost", "127.0.0.1"])
-    (chain,) = authority.folder.glob("*.pem")
+    (made,) = authority.folder.glob("*.pem")
+    return made
+
+
+@pytest.fixture(scope="module")
+async def secure(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Server]:
+    """A server with a certificate."""
     home = VaultHome(tmp_path_factory.mktemp("secure"))
     port = free_port()
     url = f"https://localhost:{port}"
@@ -51,9 +57,8 @@ async def test_challenges_name_https(secure: Server, authority: Authority) -> No
     assert f'resource_metadata="{secure.url}/.well-known/' in answer.headers["www-authenticate"]
 
 
-async def test_links_to_its_own_port_name_https_too(authority: Authority, home: VaultHome) -> None:
+async def test_links_to_its_own_port_name_https_too(authority: Authority, chain: Path, home: VaultHome) -> None:
     """Without a public URL they are made of the port."""
-    (chain,) = authority.folder.glob("*.pem")
     asks = stateless("tools/call", {"name": "get_token", "arguments": {"provider": "notes"}})
     async with (
         server_here(home, local_options(insecure_loopback=True), agents=(), tls_cert=chain, tls_key=chain) as server,
