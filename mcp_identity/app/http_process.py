@@ -34,6 +34,7 @@ from mcp_identity.app.exposure import (
 )
 from mcp_identity.app.front import PublicFront
 from mcp_identity.app.http import Site, application
+from mcp_identity.app.memory import settle
 from mcp_identity.domain.consent import Binding
 from mcp_identity.domain.errors import ConfigurationError, IdentityError, StorageError, clean_text
 from mcp_identity.domain.identity import is_name
@@ -96,7 +97,8 @@ def serve_http(
                 async with running_server(settings, options, ending, version=version) as server:
                     for path in ("/mcp", "/sse") if options.transport == "sse" else ("/mcp",):
                         _say(f"mcp-identity serves {server.url}{path} from {options.host} port {server.port}")
-                    settle_memory()
+                    gc.collect()  # what start-up has left
+                    settle()
                     await ending.begun.wait()
             except Exception as error:  # noqa: BLE001 - out here the task group would wrap it
                 failures.append(error)
@@ -104,12 +106,6 @@ def serve_http(
 
     anyio.run(main)
     return _status_of(failures[0]) if failures else 0
-
-
-def settle_memory() -> None:
-    """Let the collector of cycles look at what requests make, and no more at what the program is made of."""
-    gc.collect()
-    gc.freeze()
 
 
 @contextlib.asynccontextmanager

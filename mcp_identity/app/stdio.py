@@ -7,7 +7,6 @@ can interrupt.
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -19,6 +18,7 @@ import anyio
 import anyio.to_thread
 
 from mcp_identity import app
+from mcp_identity.app.memory import settle
 from mcp_identity.app.pipes import standard_streams
 from mcp_identity.domain.errors import ConfigurationError, IdentityError, StorageError
 from mcp_identity.domain.identity import is_name
@@ -62,8 +62,7 @@ def serve_stdio(
     async def main() -> None:
         process = _StdioProcess(load, configure_logging, trust_local_user=trust_local_user)
         server = build_server(StdioCaller(process.local), version=version, listed=process.warm_up)
-        gc.freeze()  # what stands now stays; it is never looked at again
-        gc.enable()
+        settle()
         async with anyio.create_task_group() as group:
             group.start_soon(process.watch_signals)
             group.start_soon(process.run)
@@ -156,7 +155,7 @@ class _StdioProcess:
                 self._status = EXIT_STORAGE if isinstance(prepared, StorageError) else EXIT_CONFIGURATION
                 return
             async with app.running(prepared, lambda: self._grace_seconds) as self._graph:
-                gc.freeze()  # likewise what opening the vault has loaded
+                settle()  # what opening the vault has loaded, too
                 self._opened.set()
                 await self._ending.wait()
 

@@ -68,6 +68,7 @@ def serve(arguments: list[str]) -> NoReturn:
         serve_stdio(load, configure, version=__version__, trust_local_user=options.trust_local_user)
     from mcp_identity.app.exposure import HttpOptions
     from mcp_identity.app.http_process import serve_http
+    from mcp_identity.app.memory import settle
 
     given = HttpOptions(
         transport=options.transport,
@@ -77,8 +78,7 @@ def serve(arguments: list[str]) -> NoReturn:
         allow_http_loopback=options.allow_http_loopback,
         trust_local_user=options.trust_local_user,
     )
-    gc.freeze()  # what stands now stays; it is never looked at again
-    gc.enable()
+    settle()
     sys.exit(serve_http(load, configure, given, version=__version__))
 
 

@@ -75,6 +75,8 @@ class IdentityServer(MCPServer[Any]):
         # Outside of the SDK's own: what a client carried for us is opened only once it is known whose call this is.
         self.middleware.insert(0, states.middleware(self._begin_round))
         self.middleware.insert(0, caller.around)
+        # Else each call searches its tool's schema for arguments that come in headers, too; ours have none.
+        self._lowlevel_server.get_tool_input_schema = _with_headers
         self._caller = caller
         self._states = states
         self._arguments: dict[str, list[str]] = {}
@@ -249,6 +251,10 @@ def _of_tool(name: str, error: ToolError) -> IdentityError:
 def _internal(what: str, cause: BaseException | None) -> IdentityError:
     log.error("%s failed unexpectedly", what, exc_info=cause)
     return IdentityError("the server failed; its log knows more")
+
+
+def _with_headers(_tool: str) -> None:
+    """The schema of a tool that takes arguments out of headers: of none."""
 
 
 def _unknown_argument(argument: str, known: list[str]) -> InvalidRequest:

@@ -85,13 +85,8 @@ async def test_old_tls_is_not_spoken(secure: Server, authority: Authority) -> No
             await http.get(f"{secure.url}/healthz")
 
 
-def test_the_file_of_a_certificate_may_hold_its_key(authority: Authority) -> None:
-    assert isinstance(authority.folder, Path)
-
-
-async def test_who_says_nothing_does_not_hold_a_connection(authority: Authority, empty_home: VaultHome) -> None:
+async def test_who_says_nothing_does_not_hold_a_connection(chain: Path, empty_home: VaultHome) -> None:
     """covers: A56."""
-    (chain, *_) = authority.folder.glob("*.pem")
     port = free_port()
     given: dict[str, Any] = {"public_url": f"https://localhost:{port}", "tls_cert": chain, "tls_key": chain}
     async with server_here(empty_home, local_options(port=port), request_seconds=0.2, **given):

@@ -34,6 +34,12 @@ def _schemas_in(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from _schemas_in(cast("dict[str, Any]", each))
 
 
+async def test_no_tool_takes_an_argument_out_of_a_header() -> None:
+    """The server says so to the SDK, which then looks for none."""
+    for tool in await _tools():
+        assert not any("x-mcp-header" in schema for schema in _schemas_in(tool["inputSchema"])), tool["name"]
+
+
 async def test_every_tool_says_what_it_is() -> None:
     for tool in await _tools():
         assert tool["title"], tool["name"]
