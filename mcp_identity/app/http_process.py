@@ -37,7 +37,7 @@ from mcp_identity.app.http import Site, application
 from mcp_identity.app.memory import settle
 from mcp_identity.domain.consent import Binding
 from mcp_identity.domain.errors import ConfigurationError, IdentityError, StorageError, clean_text
-from mcp_identity.domain.identity import is_name
+from mcp_identity.domain.identity import is_resource_name
 from mcp_identity.web.peer import is_same_user
 from mcp_identity.web.serving import Capacity, addresses, bind, serving
 
@@ -130,7 +130,7 @@ async def running_server(
         ConfigurationError: If it must not be served like that.
         StorageError: If the vault cannot be opened.
     """
-    if settings.workload and not is_name(settings.workload):
+    if settings.workload and not is_resource_name(settings.workload):
         raise ConfigurationError("the workload is lower-case letters, digits, dots, hyphens and underscores")
     found = _addresses(options.host)
     loopback = is_loopback(found)

@@ -21,7 +21,7 @@ from mcp_identity import app
 from mcp_identity.app.memory import settle
 from mcp_identity.app.pipes import standard_streams
 from mcp_identity.domain.errors import ConfigurationError, IdentityError, StorageError
-from mcp_identity.domain.identity import is_name
+from mcp_identity.domain.identity import is_resource_name
 
 if TYPE_CHECKING:
     from mcp_identity.settings import Settings
@@ -174,7 +174,7 @@ class _StdioProcess:
         try:
             settings = self._load()
             self._configure_logging(settings)
-            if settings.workload and not is_name(settings.workload):
+            if settings.workload and not is_resource_name(settings.workload):
                 raise ConfigurationError("the workload is lower-case letters, digits, dots, hyphens and underscores")
             settings.require_own_vault(trust_local_user=self._trust_local_user)
             return app.prepare(settings)

@@ -271,6 +271,7 @@ class ProviderSpec:
         api_hosts: Exact origins that its credential may be sent to, instead of those of the vendor's file.
         allow_http_loopback: Accept http endpoints on loopback addresses.
         disabled: Serve nobody.
+        tags: For people.
     """
 
     vendor: str | None = None
@@ -283,6 +284,7 @@ class ProviderSpec:
     api_hosts: tuple[str, ...] | None = None
     allow_http_loopback: bool | None = None
     disabled: bool | None = None
+    tags: tuple[tuple[str, str], ...] | None = None
 
 
 OPEN_STATUS = "pending"

@@ -12,7 +12,7 @@ from mcp_identity.broker.specifications import WorkloadSpec
 from mcp_identity.domain.authorizer import NOBODY, Authorizer, ClaimOperator, ClaimRule
 from mcp_identity.domain.credentials import parse_scopes
 from mcp_identity.domain.errors import Conflict, InvalidRequest, UrlRefused
-from mcp_identity.domain.identity import NAME_RULE, WorkloadIdentity, is_name
+from mcp_identity.domain.identity import RESOURCE_NAME_RULE, WorkloadIdentity, is_resource_name
 from mcp_identity.domain.issuer import Issuer
 from mcp_identity.oauth.urls import check_url
 from mcp_identity.vault.records import Records
@@ -40,7 +40,7 @@ def configure_workload(records: Records, workload: WorkloadIdentity, spec: Workl
         identity_audiences=tuple(dict.fromkeys(_given(spec.identity_audiences, workload.identity_audiences))),
         may_assert_users=_given(spec.may_assert_users, workload.may_assert_users),
         owner=_text("the owner", _given(spec.owner, workload.owner)),
-        tags=_tags(_given(spec.tags, workload.tags)),
+        tags=check_tags(_given(spec.tags, workload.tags)),
         disabled=_given(spec.disabled, workload.disabled),
     )
     for audience in spec.identity_audiences or ():
@@ -131,8 +131,8 @@ def _return_url(url: str) -> str:
 
 
 def _providers(names: tuple[str, ...]) -> frozenset[str]:
-    if not all(map(is_name, names)):
-        raise InvalidRequest(f"an allowed provider is named as it was added; {NAME_RULE}")
+    if not all(map(is_resource_name, names)):
+        raise InvalidRequest(f"an allowed provider is named as it was added; {RESOURCE_NAME_RULE}")
     return frozenset(names)
 
 
@@ -142,7 +142,12 @@ def _text(what: str, text: str) -> str:
     return text
 
 
-def _tags(tags: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+def check_tags(tags: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Tags as they are kept, sorted.
+
+    Raises:
+        InvalidRequest: If one has no name, or is too long, or a name has two values.
+    """
     if len(dict(tags)) != len(tags) or not all(name for name, _ in tags):
         raise InvalidRequest("each tag has a name, and one value")
     return tuple((_text("a tag", name), _text("a tag", value)) for name, value in sorted(tags))

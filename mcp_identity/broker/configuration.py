@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mcp_identity.broker.answers import ProviderSpec
+from mcp_identity.broker.authorizers import check_tags
 from mcp_identity.broker.discovery import Discovered, discover
 from mcp_identity.domain.api_url import parse_origin
 from mcp_identity.domain.credentials import Flow, Secret, parse_scopes
@@ -59,6 +60,7 @@ async def configure(
         release=provider.release if spec.release is None else _release(spec.release),
         scopes=scopes,
         allow_http_loopback=loopback,
+        tags=provider.tags if spec.tags is None else check_tags(spec.tags),
         disabled=provider.disabled if spec.disabled is None else spec.disabled,
     )
     if definition.kind is ProviderKind.API_KEY:

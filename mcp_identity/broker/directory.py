@@ -22,7 +22,15 @@ from mcp_identity.broker.vendor import find_client, revoke_grants_at_vendor
 from mcp_identity.domain.clock import random_token
 from mcp_identity.domain.credentials import Flow, Grant, GrantState, Secret
 from mcp_identity.domain.errors import AccessDenied, Conflict, InvalidRequest, NotFound
-from mcp_identity.domain.identity import DEFAULT_TENANT, NAME_RULE, Principal, User, WorkloadIdentity, command, is_name
+from mcp_identity.domain.identity import (
+    DEFAULT_TENANT,
+    RESOURCE_NAME_RULE,
+    Principal,
+    User,
+    WorkloadIdentity,
+    command,
+    is_resource_name,
+)
 from mcp_identity.domain.provider import (
     CredentialProvider,
     OAuthClient,
@@ -54,7 +62,7 @@ class Directory:
 
     async def find(self, tenant: str, name: str) -> CredentialProvider | None:
         """A provider by its name."""
-        if not is_name(name):
+        if not is_resource_name(name):
             return None
         return await self._services.vault.run(lambda records: records.find_provider(tenant, name))
 
@@ -108,8 +116,8 @@ class Directory:
         return await self._audited(call, name, lambda: self._add(call, name, spec))
 
     async def _add(self, call: Call, name: str, spec: ProviderSpec) -> CredentialProvider:
-        if not is_name(name):
-            raise InvalidRequest(NAME_RULE)
+        if not is_resource_name(name):
+            raise InvalidRequest(RESOURCE_NAME_RULE)
         entropy = self._services.entropy
         blank = CredentialProvider(
             id=entropy.random_bytes(16).hex(),
@@ -124,8 +132,8 @@ class Directory:
         event = call.event(provider=name)
 
         def unit(records: Records) -> None:
-            if records.find_provider(provider.tenant, name) is not None:
-                raise Conflict(f"there is a provider {name} already; see: mcp-identity providers show {name}")
+            if like := records.find_provider_like(provider.tenant, name):
+                raise Conflict(f"there is a provider {like} already; see: mcp-identity providers show {like}")
             records.insert_provider(provider, spec.secret)
             records.append_audit(event)
 
@@ -249,8 +257,8 @@ class Directory:
             NotFound: If another tenant than the local one has no such workload.
             AccessDenied: If the workload is disabled.
         """
-        if not is_name(workload):
-            raise InvalidRequest(f"the workload {workload[:64]!r} is no name: {NAME_RULE}")
+        if not is_resource_name(workload):
+            raise InvalidRequest(f"the workload {workload[:64]!r} is no name: {RESOURCE_NAME_RULE}")
 
         def unit(records: Records) -> WorkloadIdentity:
             found = records.find_workload(tenant, workload)
@@ -260,6 +268,9 @@ class Directory:
                     f"mcp-identity --tenant {tenant} workloads create NAME"
                 )
             records.register_user(tenant, user)
+            like = "" if found else records.find_workload_like(tenant, workload)
+            if like:
+                raise InvalidRequest(f"there is a workload {like}; name it so")
             return found or records.register_workload(tenant, workload, edge)
 
         identity = await self._services.vault.run(unit)

@@ -12,7 +12,7 @@ from mcp_identity.broker.services import Services
 from mcp_identity.broker.vendor import find_client, revoke_grants_at_vendor
 from mcp_identity.domain.credentials import Flow, Grant, GrantState
 from mcp_identity.domain.errors import AccessDenied, InvalidRequest, NotFound, UnknownProvider
-from mcp_identity.domain.identity import is_name
+from mcp_identity.domain.identity import is_resource_name
 from mcp_identity.domain.provider import CredentialProvider, OAuthClient
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.grant_listings import GrantList
@@ -129,7 +129,7 @@ def require_provider(records: Records, tenant: str, name: str) -> CredentialProv
     Raises:
         UnknownProvider: If there is none.
     """
-    provider = records.find_provider(tenant, name) if is_name(name) else None
+    provider = records.find_provider(tenant, name) if is_resource_name(name) else None
     if provider is None:
         raise unknown_provider()
     return provider

@@ -21,7 +21,7 @@ from mcp_identity.broker.vendor import FAILED, find_client, revoke_at_vendor
 from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.credentials import Grant, GrantState, Secret
 from mcp_identity.domain.errors import Conflict, IdentityError, InvalidRequest, NotFound, clean_text
-from mcp_identity.domain.identity import NAME_RULE, WorkloadIdentity, command, is_name
+from mcp_identity.domain.identity import RESOURCE_NAME_RULE, WorkloadIdentity, command, is_resource_name
 from mcp_identity.domain.provider import CredentialProvider, OAuthClient
 from mcp_identity.domain.workload_key import new_workload_key, workload_key_digest
 from mcp_identity.vault.records import Records
@@ -106,14 +106,14 @@ class Workloads:
     async def _create(
         self, call: Call, name: str, spec: WorkloadSpec, also: Callable[[Records, WorkloadIdentity], None] | None
     ) -> WorkloadIdentity:
-        if not is_name(name):
-            raise InvalidRequest(NAME_RULE)
+        if not is_resource_name(name):
+            raise InvalidRequest(RESOURCE_NAME_RULE)
         tenant, event = call.principal.tenant, _event(call, name)
         blank = WorkloadIdentity(self._services.entropy.random_bytes(16).hex(), tenant, name)
 
         def configure(records: Records) -> WorkloadIdentity:
-            if records.find_workload(tenant, name) is not None:
-                raise Conflict(f"there is a workload {name} already; change it: {command(tenant)} workloads update {name}")
+            if like := records.find_workload_like(tenant, name):
+                raise Conflict(f"there is a workload {like} already; change it: {command(tenant)} workloads update {like}")
             return configure_workload(records, blank, spec, self._services.public_url)
 
         def unit(records: Records) -> WorkloadIdentity:
@@ -247,7 +247,7 @@ def find_workload(records: Records, tenant: str, name: str) -> WorkloadIdentity:
     Raises:
         NotFound: If there is none.
     """
-    workload = records.find_workload(tenant, name) if is_name(name) else None
+    workload = records.find_workload(tenant, name) if is_resource_name(name) else None
     if workload is None:
         raise NotFound("there is no workload of this name; see: mcp-identity workloads list")
     return workload

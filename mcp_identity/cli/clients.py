@@ -21,7 +21,7 @@ from mcp_identity.cli.client_files import (
 )
 from mcp_identity.cli.options import examples, globals_of
 from mcp_identity.domain.errors import InvalidRequest
-from mcp_identity.domain.identity import is_name
+from mcp_identity.domain.identity import is_resource_name
 
 commands = typer.Typer(no_args_is_help=True, help="Tell an MCP client how to start us.")
 
@@ -105,7 +105,7 @@ def _snippet(
     from mcp_identity.settings import environment_for_clients
 
     agent = workload or globals_of(context).workload or client.name
-    if not is_name(agent):
+    if not is_resource_name(agent):
         raise InvalidRequest(f"the workload {agent[:64]!r} is no name: a-z, 0-9, dot, dash and underscore")
     if not _SERVER_NAME.fullmatch(name):
         raise InvalidRequest("--name is 1 to 64 letters, digits, dashes and underscores")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -20,8 +20,13 @@ ASSERTED_ISSUER = "urn:mcp-identity:asserted:"
 UNKNOWN_CLIENT = "unknown-client"
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
-"""Names of workloads and providers: ASCII, lower case, so that no two look alike."""
+"""Names of tenants and issuers, which stand in URLs: ASCII and lower case."""
 NAME_RULE = "a name is 1 to 128 of a-z, 0-9, dot, dash and underscore, and begins with a letter or digit"
+RESOURCE_NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
+"""Names of workloads and providers: ASCII; no two of a tenant differ by case alone, so that no two look alike."""
+RESOURCE_NAME_RULE = (
+    "a name is 1 to 255 of a-z, A-Z, 0-9, dot, dash and underscore, and begins with a letter, a digit or an underscore"
+)
 RESERVED_PREFIX = "urn:mcp-identity:"
 """No identity provider may call itself so: users whom we vouch for are filed below it."""
 
@@ -74,6 +79,8 @@ class WorkloadIdentity:
         may_assert_users: It may name a user by an id, without that user's token.
         owner: Who answers for it, for people.
         tags: For people.
+        created_at: When it was registered; None for one that is not kept yet.
+        updated_at: When it was changed last.
     """
 
     id: str
@@ -89,6 +96,8 @@ class WorkloadIdentity:
     may_assert_users: bool = False
     owner: str = ""
     tags: tuple[tuple[str, str], ...] = ()
+    created_at: datetime | None = field(default=None, compare=False)
+    updated_at: datetime | None = field(default=None, compare=False)
 
 
 class Proof(StrEnum):
@@ -100,6 +109,7 @@ class Proof(StrEnum):
     JWT = "jwt"
     WORKLOAD_KEY = "workload_key"
     WORKLOAD_TOKEN = "workload_token"  # noqa: S105 - the name of a proof
+    ACCESS_KEY = "access_key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +158,13 @@ def command(tenant: str) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` can name a workload or a provider."""
+    """Whether `text` can name a tenant or an issuer."""
     return NAME_PATTERN.fullmatch(text) is not None
+
+
+def is_resource_name(text: str) -> bool:
+    """Whether `text` can name a workload or a provider."""
+    return RESOURCE_NAME_PATTERN.fullmatch(text) is not None
 
 
 def slug(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -299,8 +300,11 @@ class CredentialProvider:
         release: How its secrets may leave; None for the setting's default.
         api_hosts: Exact origins that its credential may be sent to.
         allow_http_loopback: Its endpoints may be http on a loopback address.
+        tags: For people.
         epoch: Raised by every change.
         disabled: Serves nobody.
+        created_at: When it was added; None for one that is not kept yet.
+        updated_at: When it was changed last.
     """
 
     id: str
@@ -318,8 +322,11 @@ class CredentialProvider:
     release: Release | None = None
     api_hosts: tuple[str, ...] = ()
     allow_http_loopback: bool = False
+    tags: tuple[tuple[str, str], ...] = ()
     epoch: int = 1
     disabled: bool = False
+    created_at: datetime | None = field(default=None, compare=False)
+    updated_at: datetime | None = field(default=None, compare=False)
 
     def destination(self) -> str:
         """SHA-256 over where this provider's refresh tokens are sent, and as whom; a token set is sealed together with it."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from mcp_identity.domain.errors import UnknownProvider
-from mcp_identity.domain.identity import is_name
+from mcp_identity.domain.identity import is_resource_name
 from mcp_identity.tools.results import without_default
 
 if TYPE_CHECKING:
@@ -87,6 +87,6 @@ def provider_name(provider: str) -> str:
     Raises:
         UnknownProvider: If there can be no provider of this name.
     """
-    if not is_name(provider):
+    if not is_resource_name(provider):
         raise UnknownProvider("there is no credential provider of this name; call list_providers for the names")
     return provider

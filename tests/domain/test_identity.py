@@ -15,11 +15,30 @@ from mcp_identity.domain.consent import (
     may_become,
     session_id_of,
 )
-from mcp_identity.domain.identity import UNKNOWN_CLIENT, Principal, User, UserKind, WorkloadIdentity, is_name, slug
+from mcp_identity.domain.identity import (
+    UNKNOWN_CLIENT,
+    Principal,
+    User,
+    UserKind,
+    WorkloadIdentity,
+    is_name,
+    is_resource_name,
+    slug,
+)
 from tests.fakes.clock import SeededEntropy
 
 ALICE = User("https://idp.example", "alice", UserKind.OIDC)
 AGENT = WorkloadIdentity("id", "tenant", "agent")
+
+
+@pytest.mark.parametrize("name", ["a", "Billing-Agent", "_a", "hosted_agent_7f8a9b2c-MyAgent", "x" * 255])
+def test_agents_and_providers_may_have_names_with_capitals(name: str) -> None:
+    assert is_resource_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 256, ".a", "-a", "a b", "a/b", "g\u0456thub", "a\n"])
+def test_what_could_be_taken_for_something_else_is_no_name_of_theirs(name: str) -> None:
+    assert not is_resource_name(name)
 
 
 @pytest.mark.parametrize("name", ["a", "0", "github", "claude-desktop", "a.b_c-d", "x" * 128])

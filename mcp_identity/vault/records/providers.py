@@ -10,16 +10,17 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import RowMapping, delete, insert, select, update
+from sqlalchemy import RowMapping, delete, func, insert, select, update
 
 from mcp_identity.domain.credentials import Flow, Secret
 from mcp_identity.domain.errors import Conflict, VaultCorrupt
 from mcp_identity.domain.provider import AuthorizationServer, ClientAuthentication, CredentialProvider, ProviderKind, Release
 from mcp_identity.vault.envelope import Cell, Place
 from mcp_identity.vault.records.base import intact, table
-from mcp_identity.vault.records.moments import micros
+from mcp_identity.vault.records.moments import micros, moment
 from mcp_identity.vault.records.protected import Protected, Row, SealedColumn
 from mcp_identity.vault.records.rows import AuthenticatedRows
+from mcp_identity.vault.records.tags import decode_tags, encode_tags
 
 _PROVIDERS = table("credential_providers")
 _COVERED = {
@@ -66,6 +67,11 @@ class ProviderRecords(AuthenticatedRows):
         """
         stored = self._stored(tenant, name)
         return stored.provider if stored else None
+
+    def find_provider_like(self, tenant: str, name: str) -> str:
+        """The name of the provider that this one could be taken for: itself, or one that differs by case alone; else empty."""
+        query = select(_PROVIDERS.c.name).where(_PROVIDERS.c.tenant_id == tenant, func.lower(_PROVIDERS.c.name) == name.lower())
+        return self.connection.execute(query).scalar() or ""
 
     def find_provider_row(self, tenant: str, row_id: str) -> CredentialProvider | None:
         """A provider by its row id."""
@@ -187,7 +193,7 @@ class ProviderRecords(AuthenticatedRows):
             "subject_issuers": "",
             "allow_http_loopback": int(provider.allow_http_loopback),
             "owner": "",
-            "tags": "",
+            "tags": encode_tags(provider.tags),
             "epoch": provider.epoch,
             "disabled": int(provider.disabled),
         }
@@ -227,8 +233,11 @@ def _provider(row: Row) -> CredentialProvider:
         release=Release(row["release"]) if row["release"] else None,
         api_hosts=tuple(row["api_hosts"].split()),
         allow_http_loopback=bool(row["allow_http_loopback"]),
+        tags=decode_tags(row["tags"]),
         epoch=row["epoch"],
         disabled=bool(row["disabled"]),
+        created_at=moment(row["created_at"]),
+        updated_at=moment(row["updated_at"]),
     )
 
 

@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import RowMapping, delete, select
+from sqlalchemy import RowMapping, delete, func, select
 
 from mcp_identity.domain.authorizer import NOBODY, Authorizer, ClaimOperator, ClaimRule
 from mcp_identity.domain.errors import Conflict, VaultCorrupt
 from mcp_identity.domain.identity import WorkloadIdentity
 from mcp_identity.vault.records.base import table
-from mcp_identity.vault.records.moments import micros
+from mcp_identity.vault.records.moments import micros, moment
 from mcp_identity.vault.records.rows import AuthenticatedRows
+from mcp_identity.vault.records.tags import decode_tags, encode_tags
 
 _WORKLOADS = table("workload_identities")
 _BELONGING = tuple(table(name) for name in ("releases", "workload_keys", "consent_sessions", "grants"))
@@ -47,6 +48,11 @@ class WorkloadRecords(AuthenticatedRows):
         query = select(_WORKLOADS).where(_WORKLOADS.c.tenant_id == tenant, _WORKLOADS.c.name == name)
         row = self.connection.execute(query).mappings().first()
         return self._workload(row) if row else None
+
+    def find_workload_like(self, tenant: str, name: str) -> str:
+        """The name of the workload that this one could be taken for: itself, or one that differs by case alone; else empty."""
+        query = select(_WORKLOADS.c.name).where(_WORKLOADS.c.tenant_id == tenant, func.lower(_WORKLOADS.c.name) == name.lower())
+        return self.connection.execute(query).scalar() or ""
 
     def find_workload_id(self, tenant: str, workload_id: str) -> WorkloadIdentity | None:
         """A workload by its immutable id."""
@@ -136,7 +142,7 @@ class WorkloadRecords(AuthenticatedRows):
             "epoch": workload.epoch,
             "disabled": int(workload.disabled),
             "owner": workload.owner,
-            "tags": json.dumps(workload.tags) if workload.tags else "",
+            "tags": encode_tags(workload.tags),
             "authorizer": _encode_authorizer(workload.authorizer),
             "shared_authorizer": int(workload.shared_authorizer),
             "allowed_providers": " ".join(sorted(workload.allowed_providers)),
@@ -148,7 +154,6 @@ class WorkloadRecords(AuthenticatedRows):
     def _workload(self, row: RowMapping) -> WorkloadIdentity:
         self._check_row("workload_identities", row)
         try:
-            tags = tuple((str(name), str(value)) for name, value in json.loads(row["tags"] or "[]"))
             authorizer = _decode_authorizer(row["authorizer"])
         except (KeyError, TypeError, ValueError):
             raise VaultCorrupt("a workload identity is not what the product wrote") from None
@@ -165,7 +170,9 @@ class WorkloadRecords(AuthenticatedRows):
             identity_audiences=tuple(row["identity_audiences"].splitlines()),
             may_assert_users=bool(row["may_assert_users"]),
             owner=row["owner"],
-            tags=tags,
+            tags=decode_tags(row["tags"]),
+            created_at=moment(row["created_at"]),
+            updated_at=moment(row["updated_at"]),
         )
 
 
