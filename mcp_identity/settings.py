@@ -6,13 +6,14 @@ may be anybody's. A secret is read once, where it is used, and never kept here.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import platformdirs
@@ -23,11 +24,13 @@ from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import ConfigurationError, clean_text
 from mcp_identity.domain.identity import LOCAL_ISSUER, User, UserKind
 from mcp_identity.domain.provider import Release
+from mcp_identity.domain.secret_source import parse_sources
 
 PREFIX = "MCP_IDENTITY_"
 CALLBACK_PORT = 8976
 _SQLITE, _POSTGRES = "sqlite:///", ("postgresql://", "postgres://")
 _SECRET_LIMIT = 16_384
+_DOCUMENT_LIMIT = 64 * 1024
 _KEY_BACKENDS = ("file", "env", "keyring", "aws-kms", "transit", "pkcs11")
 Names = Annotated[tuple[str, ...], NoDecode]
 """Several values: a list in the file; with commas or spaces between them in the environment."""
@@ -52,6 +55,8 @@ class Settings(BaseSettings):
         workload: The name of the agent; empty for the MCP client's own.
         user: Another name for the local user; it is then a different user, shown as asserted.
         default_release: How secrets leave where a provider does not say.
+        secret_sources: Where secrets may be that are only named over an API: ``<tenant>=env:<PREFIX>_`` and
+            ``<tenant>=file:<folder>``; none of them is listed unless the operator does.
         pending_consents: Open consents of one principal.
         links_per_minute: New consent links of one principal for one provider.
         concurrent_waits: Calls of one principal that wait for a consent.
@@ -94,6 +99,7 @@ class Settings(BaseSettings):
     workload: str = ""
     user: str = ""
     default_release: Release = Release.TOKEN
+    secret_sources: Names = ()
     pending_consents: int = Field(default=20, ge=1, le=1000)
     links_per_minute: int = Field(default=5, ge=1, le=1000)
     concurrent_waits: int = Field(default=4, ge=1, le=1000)
@@ -129,7 +135,7 @@ class Settings(BaseSettings):
     def _absolute(cls, home: Path) -> Path:
         return home.expanduser().absolute()
 
-    @field_validator("allowed_hosts", "allowed_origins", "trusted_proxies", mode="before")
+    @field_validator("allowed_hosts", "allowed_origins", "trusted_proxies", "secret_sources", mode="before")
     @classmethod
     def _several(cls, given: object) -> object:
         return tuple(given.replace(",", " ").split()) if isinstance(given, str) else given
@@ -153,6 +159,12 @@ class Settings(BaseSettings):
     def _networks(cls, given: tuple[str, ...]) -> tuple[str, ...]:
         for each in given:
             ip_network(each)
+        return given
+
+    @field_validator("secret_sources")
+    @classmethod
+    def _places(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        parse_sources(given)
         return given
 
     @field_validator("log_level", mode="before")
@@ -319,11 +331,13 @@ def key_reference(
     return key, path, (lambda: os.environ.get(value)) if kind == "env" else None, read_secret
 
 
-def read_secret(reference: str) -> Secret:
+def read_secret(reference: str, *, json_key: str = "", opener: Callable[[str, int], int] | None = None) -> Secret:
     """Read a secret by reference, once.
 
     Args:
         reference: ``env:<name>`` or ``file:<path>``.
+        json_key: The key of the secret, where a JSON object is there.
+        opener: Opens the file, as Python's own `open` has it; it may refuse.
 
     Raises:
         ConfigurationError: If it is not there, empty, or too long.
@@ -334,10 +348,28 @@ def read_secret(reference: str) -> Secret:
         text = os.environ.get(value)
     elif kind == "file":
         try:
-            text = Path(value).expanduser().read_text("utf-8")
+            with open(Path(value).expanduser(), "rb", opener=opener) as file:
+                text = file.read(_DOCUMENT_LIMIT + 1).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"the secret in {reference} cannot be read ({type(error).__name__})") from None
+    if text and json_key:
+        text = _member(text, json_key)
     text = (text or "").strip("\r\n")
-    if not text or len(text) > _SECRET_LIMIT or not text.isprintable():
+    if not text or len(text) > _SECRET_LIMIT or not (text.isprintable() or _is_pem(text)):
         raise ConfigurationError(f"the secret {reference} is missing, empty, too long, or has more than one line")
     return Secret(text)
+
+
+def _member(document: str, key: str) -> str | None:
+    """A text out of a JSON object; None where there is none, or no such object."""
+    try:
+        found: object = json.loads(document) if len(document) <= _DOCUMENT_LIMIT else None
+    except (ValueError, RecursionError):
+        return None
+    value = cast("dict[str, object]", found).get(key) if isinstance(found, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def _is_pem(text: str) -> bool:
+    """Whether it is one key as PEM writes it: the only secret that has lines."""
+    return text.startswith("-----BEGIN ") and all(line.isprintable() for line in text.splitlines())

@@ -198,6 +198,7 @@ def prepare(
         ConfigurationError: If key and vault do not fit together.
         StorageError: If the vault cannot be opened.
     """
+    from mcp_identity.app.secret_sources import ListedSources
     from mcp_identity.broker.broker import Broker
     from mcp_identity.broker.services import Limits, Services
     from mcp_identity.broker.tasks import OwnedTasks
@@ -207,6 +208,7 @@ def prepare(
     from mcp_identity.vault.vault import open_vault
 
     clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
+    sources = ListedSources(settings)
     vault = open_vault(vault_location(settings), clock, entropy, initialise=initialise)
     client, tasks = transport or Transport(), OwnedTasks()
     own_pages = LoopbackFront(settings.callback_port)
@@ -228,6 +230,7 @@ def prepare(
         ),
         mint=WorkloadTokens(vault, clock, entropy, settings.public_url),
         public_url=settings.public_url,
+        secret_sources=sources,
     )
     broker = Broker(services)
     listener = None if front else _listen(own_pages, broker, client, clock, entropy)

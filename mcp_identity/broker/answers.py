@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from mcp_identity.domain.consent import ConsentState
-from mcp_identity.domain.credentials import Flow, GrantState, Reason, Secret
+from mcp_identity.domain.credentials import Flow, GrantState, Reason, Secret, SecretReference
 from mcp_identity.domain.provider import CredentialProvider
 
 
@@ -266,6 +266,7 @@ class ProviderSpec:
         client_id: Our client id there.
         client_authentication: How we authenticate there.
         secret: The client secret or API key, read once.
+        secret_reference: Instead of it, where the server reads it, in a place that an operator listed for the tenant.
         scopes: Asked for when a call names none.
         release: How its secrets may leave.
         api_hosts: Exact origins that its credential may be sent to, instead of those of the vendor's file.
@@ -279,6 +280,7 @@ class ProviderSpec:
     client_id: str | None = None
     client_authentication: str | None = None
     secret: Secret | None = None
+    secret_reference: SecretReference | None = None
     scopes: tuple[str, ...] | None = None
     release: str | None = None
     api_hosts: tuple[str, ...] | None = None

@@ -66,14 +66,19 @@ class Directory:
             return None
         return await self._services.vault.run(lambda records: records.find_provider(tenant, name))
 
-    async def get(self, tenant: str, name: str) -> CredentialProvider:
+    async def get(self, tenant: str, name: str, kind: ProviderKind | None = None) -> CredentialProvider:
         """A provider by its name.
+
+        Args:
+            tenant: Whose it is.
+            name: Its name.
+            kind: Of which kind it must be; None for any.
 
         Raises:
             UnknownProvider: If there is none.
         """
         provider = await self.find(tenant, name)
-        if provider is None:
+        if provider is None or kind not in (None, provider.kind):
             raise unknown_provider()
         return provider
 
@@ -128,21 +133,31 @@ class Directory:
             provider_id=random_token(entropy, 12),
         )
         provider = await configure(self._services.transport, blank, catalog.get(blank.vendor), spec)
-        require_secret(provider, spec.secret)
+        secret = await self._secret(call, spec)
+        require_secret(provider, secret)
+        provider = replace(provider, secret_reference=spec.secret_reference)
         event = call.event(provider=name)
 
         def unit(records: Records) -> None:
             if like := records.find_provider_like(provider.tenant, name):
                 raise Conflict(f"there is a provider {like} already; see: mcp-identity providers show {like}")
-            records.insert_provider(provider, spec.secret)
+            records.insert_provider(provider, secret)
             records.append_audit(event)
 
         await self._services.vault.ensure_tenant(provider.tenant)
         await self._services.vault.run(unit, event)
         return provider
 
-    async def update(self, call: Call, name: str, spec: ProviderSpec) -> tuple[CredentialProvider, bool]:
+    async def update(
+        self, call: Call, name: str, spec: ProviderSpec, kind: ProviderKind | None = None
+    ) -> tuple[CredentialProvider, bool]:
         """Change a provider; what the specification leaves out stays.
+
+        Args:
+            call: Of the operator.
+            name: The provider's name.
+            spec: What shall be otherwise.
+            kind: Of which kind it must be; None for any.
 
         Returns:
             The provider, and whether its secret was cleared because it would now go elsewhere.
@@ -152,42 +167,50 @@ class Directory:
             InvalidRequest: If the specification is contradictory.
             UpstreamError: If the issuer's metadata cannot be had or does not stand.
         """
-        return await self._audited(call, name, lambda: self._update(call, name, spec))
+        return await self._audited(call, name, lambda: self._update(call, name, spec, kind))
 
-    async def _update(self, call: Call, name: str, spec: ProviderSpec) -> tuple[CredentialProvider, bool]:
-        before = await self.get(call.principal.tenant, name)
+    async def _update(
+        self, call: Call, name: str, spec: ProviderSpec, kind: ProviderKind | None
+    ) -> tuple[CredentialProvider, bool]:
+        before = await self.get(call.principal.tenant, name, kind)
         if spec.vendor not in (None, before.vendor):
             raise InvalidRequest("the vendor of a provider cannot be changed; add another provider")
         after = await configure(self._services.transport, before, definition_of(before), spec)
-        after = replace(after, epoch=before.epoch + 1)
-        if spec.secret is not None or (is_public(before) and not is_public(after)):
-            require_secret(after, spec.secret)
+        given = await self._secret(call, spec)
+        if given is not None or (is_public(before) and not is_public(after)):
+            require_secret(after, given)
         moved = (after.server, after.api_hosts) != (before.server, before.api_hosts)
-        cleared = spec.secret is None and moved and not is_public(after)
-        event = call.event(provider=name).ending("ok", secret=_what_became_of_it(spec, cleared=cleared))
+        cleared = given is None and moved and not is_public(after)
+        stays = given is None and not cleared and not is_public(after)
+        reference = before.secret_reference if stays else spec.secret_reference
+        after = replace(after, epoch=before.epoch + 1, secret_reference=reference)
+        became = "cleared" if cleared else "kept" if given is None else "changed"
+        event = call.event(provider=name).ending("ok", secret=became)
 
-        def unit(records: Records) -> None:
+        def unit(records: Records) -> CredentialProvider:
             if records.find_provider(before.tenant, name) != before:
                 raise Conflict(f"the provider {name} was changed meanwhile; try again", retryable=True)
-            secret: Secret | None = spec.secret
-            if secret is None and not cleared and not is_public(after):
-                secret = records.open_provider_secret(before)
-            records.update_provider(after, secret)
+            kept = records.update_provider(after, records.open_provider_secret(before) if stays else given)
             records.append_audit(event)
+            return kept
 
-        await self._services.vault.run(unit, event)
-        return after, cleared
+        return await self._services.vault.run(unit, event), cleared
 
-    async def remove(self, call: Call, name: str) -> tuple[Revoked, ...]:
+    async def remove(self, call: Call, name: str, kind: ProviderKind | None = None) -> tuple[Revoked, ...]:
         """Remove a provider with its secret and every grant at it, of whomever; the grants are revoked at the vendor.
+
+        Args:
+            call: Of the operator.
+            name: The provider's name.
+            kind: Of which kind it must be; None for any.
 
         Raises:
             UnknownProvider: If there is no such provider.
         """
-        return await self._audited(call, name, lambda: self._remove(call, name))
+        return await self._audited(call, name, lambda: self._remove(call, name, kind))
 
-    async def _remove(self, call: Call, name: str) -> tuple[Revoked, ...]:
-        provider = await self.get(call.principal.tenant, name)
+    async def _remove(self, call: Call, name: str, kind: ProviderKind | None) -> tuple[Revoked, ...]:
+        provider = await self.get(call.principal.tenant, name, kind)
         event = call.event(provider=name)
 
         def unit(records: Records) -> tuple[OAuthClient | None, list[Grant]]:
@@ -281,9 +304,17 @@ class Directory:
             raise refused
         return principal
 
+    async def _secret(self, call: Call, spec: ProviderSpec) -> Secret | None:
+        """The secret that was given, or that is where the specification says.
+
+        Raises:
+            InvalidRequest: If both were named, or there is none in such a place.
+        """
+        if spec.secret_reference is None:
+            return spec.secret
+        if spec.secret is not None:
+            raise InvalidRequest("a secret is given, or named by a reference; not both")
+        return await self._services.secret_sources.read(call.principal.tenant, spec.secret_reference)
+
     async def _audited(self, call: Call, name: str, work: Callable[[], Awaitable[T]]) -> T:
         return await audited(self._services.vault, call, work, provider=name)
-
-
-def _what_became_of_it(spec: ProviderSpec, *, cleared: bool) -> str:
-    return "cleared" if cleared else "kept" if spec.secret is None else "changed"

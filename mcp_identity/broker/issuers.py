@@ -87,6 +87,9 @@ class Issuers:
         if not is_name(name):
             raise InvalidRequest(NAME_RULE)
         preset = presets.get(spec.preset)
+        if spec.login_secret_reference is not None:
+            secret = await self._services.secret_sources.read(call.principal.tenant, spec.login_secret_reference)
+            spec = replace(spec, login_secret=secret, login_secret_reference=None)
         _check_audiences(preset, spec)
         _check_login(preset, spec)
         url = self._address(spec.discovery_url, spec)

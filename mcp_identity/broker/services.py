@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from mcp_identity.broker.secret_sources import NoSources, SecretSources
 from mcp_identity.broker.tasks import OwnedTasks
 from mcp_identity.broker.upstreams import Upstreams
 from mcp_identity.domain.clock import Clock, Entropy
@@ -94,3 +95,5 @@ class Services:
     mint: TokenMint
     public_url: str = ""
     """Where callers reach this server over HTTP, without a slash at the end; empty where that is not known."""
+    secret_sources: SecretSources = field(default_factory=NoSources)
+    """Reads the secrets that are only named over an API."""

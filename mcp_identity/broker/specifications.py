@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mcp_identity.domain.authorizer import ClaimRule
-from mcp_identity.domain.credentials import Secret
+from mcp_identity.domain.credentials import Secret, SecretReference
 from mcp_identity.domain.identity import WorkloadIdentity
 
 DEFAULT_PRESET = "oidc"
@@ -23,6 +23,7 @@ class IssuerSpec:
         claims: Claim and exact value of the organisations that are this tenant; one claim alone.
         login_client_id: Our client there, for a browser's sign-in.
         login_secret: That client's secret, read once.
+        login_secret_reference: Instead of it, where the server reads it, in a place that an operator listed for the tenant.
         login_discovery_url: Where the metadata for the sign-in is, if it is another one.
         require_tool_scopes: Tokens need a scope for each tool.
         allow_http_loopback: It may be http on a loopback address.
@@ -34,6 +35,7 @@ class IssuerSpec:
     claims: tuple[tuple[str, str], ...] = ()
     login_client_id: str = ""
     login_secret: Secret | None = None
+    login_secret_reference: SecretReference | None = None
     login_discovery_url: str = ""
     require_tool_scopes: bool = False
     allow_http_loopback: bool = False

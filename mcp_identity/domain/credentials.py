@@ -72,6 +72,16 @@ class Flow(StrEnum):
     USER_FEDERATION = "USER_FEDERATION"
     ON_BEHALF_OF_TOKEN_EXCHANGE = "ON_BEHALF_OF_TOKEN_EXCHANGE"  # noqa: S105 - the name of a flow
 
+    @property
+    def asks_user(self) -> bool:
+        """Whether a user consents to it at the vendor; all others are obtained anew without anybody being asked."""
+        return self is Flow.USER_FEDERATION
+
+    @property
+    def of_user(self) -> bool:
+        """Whether what it gives acts for a user."""
+        return self is not Flow.M2M
+
 
 class GrantState(StrEnum):
     """Where a grant stands."""
@@ -133,6 +143,8 @@ class TokenSet:
         extra: Facts of the answer that the provider's file names, e.g. ``instance_url``. No secrets.
         destination: Digest of the endpoints and the client that it was obtained with; its refresh token goes nowhere else.
         api_host: The customer's own API host, fixed when the user consented; empty where the vendor has one for all.
+        serve_until: It is served no longer than this, however long it lives: the end of the user's token that it was
+            exchanged for; None for no such end.
     """
 
     access_token: Secret
@@ -148,13 +160,20 @@ class TokenSet:
     extra: dict[str, str] = field(default_factory=dict[str, str])
     destination: str = ""
     api_host: str = ""
+    serve_until: datetime | None = None
 
     @property
     def effective_expires_at(self) -> datetime | None:
         """When it stops being fresh; a lifetime that nobody reported is short, never for ever."""
-        if self.expires_at is not None or self.expiry_reported:
-            return self.expires_at
-        return self.obtained_at + timedelta(seconds=UNREPORTED_LIFETIME_SECONDS)
+        ends = self.expires_at
+        if ends is None and not self.expiry_reported:
+            ends = self.obtained_at + timedelta(seconds=UNREPORTED_LIFETIME_SECONDS)
+        return _earlier(ends, self.serve_until)
+
+    @property
+    def known_end(self) -> datetime | None:
+        """Until when whoever is given it may count on it; None where it has no end, or none is known."""
+        return _earlier(self.expires_at, self.serve_until)
 
     @property
     def life(self) -> timedelta | None:
@@ -207,6 +226,25 @@ class TokenSet:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretReference:
+    """Where a secret is, for whoever may only name it.
+
+    Attributes:
+        reference: ``env:<name>`` or ``file:<path>``.
+        json_key: The key of the secret in the JSON object that is there; empty where the secret itself is.
+    """
+
+    reference: str
+    json_key: str = ""
+
+
+def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
+@dataclass(frozen=True, slots=True)
 class ApiKey:
     """A static key of a credential provider."""
 
@@ -225,7 +263,7 @@ class GrantKey:
         flow: How the grant is obtained.
         resource: RFC 8707 resource, or empty.
         audience: Audience, or empty.
-        scopes: For M2M the exact scope set, sorted and joined by spaces; empty for user grants.
+        scopes: For M2M and on behalf of a user the exact scope set, sorted and joined by spaces; empty for consents.
     """
 
     tenant: str
@@ -265,7 +303,7 @@ class Grant:
         lease_owner: The process that refreshes it now, or empty.
         lease_counter: Counts leases; with the owner it names one lease.
         intent: The generation whose refresh was begun and not seen to end; 0 for none.
-        obtained_by: ``consent``, ``client_credentials`` or ``elicitation``.
+        obtained_by: ``consent``, ``client_credentials``, ``on_behalf_of`` or ``elicitation``.
         created_at: When the row was made.
         updated_at: When it last changed.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -15,15 +16,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mcp_identity.domain.credentials import Flow, Secret
+from mcp_identity.domain.credentials import Flow, Secret, SecretReference
 
 
 class ClientAuthentication(StrEnum):
-    """How a client authenticates at the token endpoint (RFC 6749 §2.3, RFC 7591 §2)."""
+    """How a client authenticates at the token endpoint (RFC 6749 §2.3, RFC 7591 §2, RFC 7523 §2.2)."""
 
     BASIC = "basic"
     POST = "post"
     NONE = "none"
+    PRIVATE_KEY_JWT = "private_key_jwt"
 
 
 class ProviderKind(StrEnum):
@@ -64,9 +66,20 @@ class Setting(_Facts):
 
 
 class Endpoints(_Facts):
-    """Where a vendor's authorization server is; `{setting}` is filled from the settings."""
+    """Where a vendor's authorization server is; `{setting}` is filled from the settings.
+
+    Attributes:
+        issuer: Its exact identifier.
+        discovery: Where its metadata is read, for one whose issuer is only told there.
+        authorization: The authorization endpoint.
+        token: The token endpoint.
+        refresh: Where refresh requests go, if elsewhere.
+        revocation: The revocation endpoint.
+        jwks: Its keys.
+    """
 
     issuer: str = ""
+    discovery: str = ""
     authorization: str = ""
     token: str = ""
     refresh: str = ""
@@ -84,11 +97,16 @@ class Dialect(_Facts):
         authorization_parameters: Added to every authorization request.
         scope_parameter: The name of the scope parameter of authorization requests (Slack: ``user_scope`` for user tokens).
         token_headers: Added to every token request.
+        json_requests: Token and revocation requests are JSON objects, not forms (Notion).
+        client_credentials_parameters: Of client-credentials requests, instead of or beside the standard ones (Zoom).
         token_path: Where in the answer the token object is, dotted; empty for the top level.
         refreshed_token_path: The same for the answer to a refresh, where it differs (Slack's user tokens).
         success_field: A field of the answer that must be true even at HTTP 200 (Slack: ``ok``).
+        error_field: Where an answer without ``error``, or with a text there that is no code, names its error (HubSpot, Twitch).
+        error_codes: What stands there → the code of RFC 6749 §5.2 that it means.
         form_encoded_answers: The token endpoint may answer form-encoded.
         token_types: Accepted token types in lower case, beside ``bearer``.
+        token_type_required: False takes an answer that names no token type for a bearer token (LinkedIn).
         assumed_scopes: The scopes of a token whose answer names none are those asked for (RFC 6749 §5.1); False says that
             they are unknown.
         expiry: ``reported``, or ``never`` for tokens that have no end.
@@ -108,11 +126,23 @@ class Dialect(_Facts):
         api_host_field: Where in the token answer the customer's own API host is, dotted; fixed in the grant at consent.
         api_host_suffixes: What such a host must end with; each begins with a dot.
         extra_fields: Facts of the token answer that are kept, e.g. ``instance_url``.
-        revocation_style: ``rfc7009``, ``delete-basic`` (GitHub), ``bearer-get`` (Slack), or ``none``.
+        revocation_style: ``rfc7009``, ``delete-basic`` (GitHub), ``bearer-get`` (Slack), ``bearer-post`` (Dropbox), or
+            ``none``.
         loopback_host: The literal loopback host that the vendor accepts in redirect URIs.
         loopback_allowed: Whether it accepts http on loopback at all.
         dead_grant_errors: Errors of a refresh, beside ``invalid_grant``, after which only a new consent helps.
         id_token: Whether the answer holds an ID token that can be verified when ``openid`` was asked for.
+        on_behalf_of: How a user's own token is exchanged for one that acts for them: ``token-exchange`` (RFC 8693),
+            ``jwt-bearer`` (RFC 7523 §2.1), or ``no``.
+        subject_token_type: What the server is told that the user's token is (RFC 8693 §3).
+        on_behalf_of_parameters: Added to every exchange.
+        on_behalf_of_agent_parameters: Parameters of an exchange that agents may set → the pattern of the whole value.
+        actor_token: Whether an exchange also names who acts, by the client's own token (RFC 8693 §2.1): ``m2m`` or ``none``.
+        actor_scopes: What that token is asked for with, separated by spaces.
+        on_behalf_of_client: Whether the client authenticates in an exchange; False leaves its id out, too.
+        assertion_audience: For whom the client's assertions are (``private_key_jwt``); empty for the URL that is asked.
+        assertion_algorithm: How they are signed; empty for what the kind of key suggests.
+        assertion_key_id: The name of the key, as the server knows it; empty for none.
     """
 
     scope_separator: str = " "
@@ -121,11 +151,16 @@ class Dialect(_Facts):
     authorization_parameters: dict[str, str] = Field(default_factory=dict)
     scope_parameter: str = "scope"
     token_headers: dict[str, str] = Field(default_factory=dict)
+    json_requests: bool = False
+    client_credentials_parameters: dict[str, str] = Field(default_factory=dict)
     token_path: str = ""
     refreshed_token_path: str | None = None
     success_field: str = ""
+    error_field: str = ""
+    error_codes: dict[str, str] = Field(default_factory=dict)
     form_encoded_answers: bool = False
     token_types: tuple[str, ...] = ()
+    token_type_required: bool = True
     assumed_scopes: bool = True
     expiry: Literal["reported", "never"] = "reported"
     lifetime_seconds: int = 0
@@ -143,11 +178,21 @@ class Dialect(_Facts):
     api_host_field: str = ""
     api_host_suffixes: tuple[str, ...] = ()
     extra_fields: tuple[str, ...] = ()
-    revocation_style: Literal["rfc7009", "delete-basic", "bearer-get", "none"] = "rfc7009"
+    revocation_style: Literal["rfc7009", "delete-basic", "bearer-get", "bearer-post", "none"] = "rfc7009"
     loopback_host: Literal["127.0.0.1", "localhost"] = "127.0.0.1"
     loopback_allowed: bool = True
     dead_grant_errors: tuple[str, ...] = ()
     id_token: bool = False
+    on_behalf_of: Literal["no", "token-exchange", "jwt-bearer"] = "no"
+    subject_token_type: str = "urn:ietf:params:oauth:token-type:jwt"  # noqa: S105 - the name of a kind of token
+    on_behalf_of_parameters: dict[str, str] = Field(default_factory=dict)
+    on_behalf_of_agent_parameters: dict[str, str] = Field(default_factory=dict)
+    actor_token: Literal["none", "m2m"] = "none"
+    actor_scopes: str = ""
+    on_behalf_of_client: bool = True
+    assertion_audience: str = ""
+    assertion_algorithm: str = ""
+    assertion_key_id: str = ""
 
 
 class Api(_Facts):
@@ -217,6 +262,13 @@ class ProviderDefinition(_Facts):
         variants: What a setting's value changes; later ones win.
         notes: What an operator must know, one sentence each, for `catalog show` and `providers add`.
         register_url: Where an operator registers the OAuth client.
+        isolated_tenants: A customer may have an authorization server of its own: the settings ``issuer``,
+            ``authorization_url``, ``token_url``, ``revocation_url`` and ``jwks_url`` take the place of all of the file's
+            endpoints and API hosts as soon as one of them is set.
+        agentcore_vendor: What AgentCore calls it (``credentialProviderVendor``); empty where it has no name for it.
+        agentcore_config: The member of AgentCore's ``oauth2ProviderConfigInput`` that describes it.
+        agentcore_settings: A member of that block → the setting that it fills.
+        agentcore_defaults: Settings that hold over that interface where the block names none.
     """
 
     name: str
@@ -235,6 +287,11 @@ class ProviderDefinition(_Facts):
     variants: tuple[Variant, ...] = ()
     notes: tuple[str, ...] = ()
     register_url: str = ""
+    isolated_tenants: bool = False
+    agentcore_vendor: str = ""
+    agentcore_config: str = ""
+    agentcore_settings: dict[str, str] = Field(default_factory=dict)
+    agentcore_defaults: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,12 +329,50 @@ class AuthorizationServer:
 
 
 @dataclass(frozen=True, slots=True)
+class Stamp:
+    """What makes one assertion unlike all others (RFC 7523 §3).
+
+    Attributes:
+        token_id: Never used again.
+        issued_at: Now.
+    """
+
+    token_id: str
+    issued_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Assertions:
+    """How a client signs who it is, where it authenticates by ``private_key_jwt``.
+
+    Attributes:
+        stamp: Gives a new one for each assertion.
+        audience: For whom they are; empty for the URL that is asked.
+        algorithm: How they are signed; empty for what the kind of key suggests.
+        key_id: The name of the key; empty for none.
+    """
+
+    stamp: Callable[[], Stamp]
+    audience: str = ""
+    algorithm: str = ""
+    key_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class OAuthClient:
-    """Who we are at an authorization server."""
+    """Who we are at an authorization server.
+
+    Attributes:
+        client_id: Our name there.
+        authentication: How we prove it.
+        secret: What we prove it with: the client secret, or a private key in PEM; None for a public client.
+        assertions: How to sign with the key; None where there is none.
+    """
 
     client_id: str
     authentication: ClientAuthentication
     secret: Secret | None = None
+    assertions: Assertions | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,8 +394,10 @@ class CredentialProvider:
         scopes: Asked for when a call names none.
         release: How its secrets may leave; None for the setting's default.
         api_hosts: Exact origins that its credential may be sent to.
+        subject_issuers: The rows of the issuers whose users' tokens may be sent to it, to be exchanged; empty for none.
         allow_http_loopback: Its endpoints may be http on a loopback address.
         tags: For people.
+        secret_reference: Where its secret was read when it was given last; None where it was given otherwise.
         epoch: Raised by every change.
         disabled: Serves nobody.
         created_at: When it was added; None for one that is not kept yet.
@@ -321,8 +418,10 @@ class CredentialProvider:
     scopes: frozenset[str] = frozenset()
     release: Release | None = None
     api_hosts: tuple[str, ...] = ()
+    subject_issuers: frozenset[str] = frozenset()
     allow_http_loopback: bool = False
     tags: tuple[tuple[str, str], ...] = ()
+    secret_reference: SecretReference | None = None
     epoch: int = 1
     disabled: bool = False
     created_at: datetime | None = field(default=None, compare=False)

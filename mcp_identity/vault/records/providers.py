@@ -7,19 +7,19 @@ does that through the product must give the secret anew.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import RowMapping, delete, func, insert, select, update
 
-from mcp_identity.domain.credentials import Flow, Secret
+from mcp_identity.domain.credentials import Flow, Secret, SecretReference
 from mcp_identity.domain.errors import Conflict, VaultCorrupt
 from mcp_identity.domain.provider import AuthorizationServer, ClientAuthentication, CredentialProvider, ProviderKind, Release
 from mcp_identity.vault.envelope import Cell, Place
 from mcp_identity.vault.records.base import intact, table
 from mcp_identity.vault.records.moments import micros, moment
 from mcp_identity.vault.records.protected import Protected, Row, SealedColumn
-from mcp_identity.vault.records.rows import AuthenticatedRows
+from mcp_identity.vault.records.rows import AuthenticatedRows, Page
 from mcp_identity.vault.records.tags import decode_tags, encode_tags
 
 _PROVIDERS = table("credential_providers")
@@ -32,6 +32,8 @@ _COVERED = {
     )
 }  # fmt: skip
 """The columns that each version of the MAC covers; a new column makes a new version."""
+_REFERENCE = "@secret_reference"
+"""Beside a provider's settings, in their column, stands where its secret was read; no setting has such a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,17 @@ class StoredProvider:
 
 @dataclass(frozen=True, slots=True)
 class ProviderList:
-    """What a listing found; rows that do not authenticate are named by id."""
+    """What a listing found; rows that do not authenticate are named by id.
+
+    Attributes:
+        providers: The readable ones.
+        corrupt: The ids of the others.
+        next: After which name the next page begins; empty where there is none.
+    """
 
     providers: tuple[CredentialProvider, ...]
     corrupt: tuple[str, ...] = ()
+    next: str = ""
 
 
 def _secret_place(provider: CredentialProvider, generation: int) -> Place:
@@ -79,17 +88,34 @@ class ProviderRecords(AuthenticatedRows):
         row = self.connection.execute(query).mappings().first()
         return self._decode(row).provider if row else None
 
-    def list_providers(self, tenant: str) -> ProviderList:
-        """All providers of a tenant, by name."""
+    def list_providers(self, tenant: str, kind: ProviderKind | None = None, page: Page | None = None) -> ProviderList:
+        """The providers of a tenant, by name: all of them, or those of a kind, or one page."""
         query = select(_PROVIDERS).where(_PROVIDERS.c.tenant_id == tenant).order_by(_PROVIDERS.c.name)
+        if kind is not None:
+            query = query.where(_PROVIDERS.c.kind == kind.value)
+        rows, following = self._page(query, _PROVIDERS.c.name, page)
         found: list[CredentialProvider] = []
         corrupt: list[str] = []
-        for row in self.connection.execute(query).mappings().all():
+        for row in rows:
             try:
                 found.append(self._decode(row).provider)
             except VaultCorrupt:
                 corrupt.append(str(row["id"]))
-        return ProviderList(tuple(found), tuple(corrupt))
+        return ProviderList(tuple(found), tuple(corrupt), following)
+
+    def exchanging_providers(self, tenant: str) -> tuple[CredentialProvider, ...]:
+        """The providers of a tenant that users' own tokens may be sent to; kept decoded until the configuration changes.
+
+        A row that does not authenticate is left out: it is sent nothing.
+        """
+        if tenant not in self.caches.exchanging:
+            query = select(_PROVIDERS).where(_PROVIDERS.c.tenant_id == tenant, _PROVIDERS.c.subject_issuers != "")
+            found: list[CredentialProvider] = []
+            for row in self.connection.execute(query.order_by(_PROVIDERS.c.name)).mappings().all():
+                with suppress(VaultCorrupt):
+                    found.append(self._decode(row).provider)
+            self.caches.exchanging[tenant] = tuple(found)
+        return self.caches.exchanging[tenant]
 
     def open_provider_secret(self, provider: CredentialProvider) -> Secret | None:
         """The client secret or API key of a provider, for the configuration that it was given for and no other.
@@ -121,8 +147,11 @@ class ProviderRecords(AuthenticatedRows):
         self.connection.execute(insert(_PROVIDERS), self._with_mac(provider.tenant, values))
         self.raise_epoch()
 
-    def update_provider(self, provider: CredentialProvider, secret: Secret | None) -> None:
+    def update_provider(self, provider: CredentialProvider, secret: Secret | None) -> CredentialProvider:
         """Replace a provider's configuration, and its secret by the one given, sealed anew; None clears it.
+
+        Returns:
+            The provider, with the time of its change.
 
         Raises:
             Conflict: If it was removed meanwhile.
@@ -140,6 +169,25 @@ class ProviderRecords(AuthenticatedRows):
             "secret_updated_at": micros(self.now) if secret else 0,
             "updated_at": micros(self.now),
         }
+        self.connection.execute(
+            update(_PROVIDERS).where(_PROVIDERS.c.id == provider.id).values(self._with_mac(provider.tenant, values))
+        )
+        self.raise_epoch()
+        return replace(provider, updated_at=self.now)
+
+    def tag_provider(self, provider: CredentialProvider) -> None:
+        """Replace the tags of a provider, and nothing else of it: its secret is not sealed anew.
+
+        Raises:
+            Conflict: If it was removed meanwhile.
+            VaultCorrupt: If its row was changed outside the product.
+        """
+        query = select(_PROVIDERS).where(_PROVIDERS.c.tenant_id == provider.tenant, _PROVIDERS.c.id == provider.id)
+        row = self.connection.execute(query).mappings().first()
+        if row is None:
+            raise Conflict(f"the provider {provider.name} was removed meanwhile")
+        self._decode(row)
+        values = dict(row) | {"tags": encode_tags(provider.tags), "updated_at": micros(self.now)}
         self.connection.execute(
             update(_PROVIDERS).where(_PROVIDERS.c.id == provider.id).values(self._with_mac(provider.tenant, values))
         )
@@ -176,7 +224,7 @@ class ProviderRecords(AuthenticatedRows):
             "vendor": provider.vendor,
             "kind": provider.kind.value,
             "provider_id": provider.provider_id,
-            "settings": json.dumps(provider.settings, sort_keys=True),
+            "settings": _encode_settings(provider),
             "issuer": server.issuer,
             "authorization_url": server.authorization_url,
             "token_url": server.token_url,
@@ -190,7 +238,7 @@ class ProviderRecords(AuthenticatedRows):
             "scopes": " ".join(sorted(provider.scopes)),
             "release": provider.release.value if provider.release else "",
             "api_hosts": " ".join(provider.api_hosts),
-            "subject_issuers": "",
+            "subject_issuers": " ".join(sorted(provider.subject_issuers)),
             "allow_http_loopback": int(provider.allow_http_loopback),
             "owner": "",
             "tags": encode_tags(provider.tags),
@@ -207,8 +255,17 @@ class ProviderRecords(AuthenticatedRows):
         return StoredProvider(_provider(row), row["secret"], row["secret_generation"])
 
 
+def _encode_settings(provider: CredentialProvider) -> str:
+    settings: dict[str, object] = dict(provider.settings)
+    if provider.secret_reference:
+        settings[_REFERENCE] = [provider.secret_reference.reference, provider.secret_reference.json_key]
+    return json.dumps(settings, sort_keys=True)
+
+
 def _provider(row: Row) -> CredentialProvider:
     """What a row says, whether or not it stands."""
+    settings: dict[str, Any] = json.loads(row["settings"])
+    reference = settings.pop(_REFERENCE, None)
     return CredentialProvider(
         id=row["id"],
         tenant=row["tenant_id"],
@@ -216,7 +273,7 @@ def _provider(row: Row) -> CredentialProvider:
         vendor=row["vendor"],
         kind=ProviderKind(row["kind"]),
         provider_id=row["provider_id"],
-        settings=json.loads(row["settings"]),
+        settings=settings,
         server=AuthorizationServer(
             issuer=row["issuer"],
             authorization_url=row["authorization_url"],
@@ -232,8 +289,10 @@ def _provider(row: Row) -> CredentialProvider:
         scopes=frozenset(row["scopes"].split()),
         release=Release(row["release"]) if row["release"] else None,
         api_hosts=tuple(row["api_hosts"].split()),
+        subject_issuers=frozenset(row["subject_issuers"].split()),
         allow_http_loopback=bool(row["allow_http_loopback"]),
         tags=decode_tags(row["tags"]),
+        secret_reference=SecretReference(*reference) if reference else None,
         epoch=row["epoch"],
         disabled=bool(row["disabled"]),
         created_at=moment(row["created_at"]),
