@@ -10,6 +10,7 @@ event loop, each asks again when it was answered, and each is an agent of its ow
 from __future__ import annotations
 
 import argparse
+import gc
 import time
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from kit.show import Chart, Goal, Table
 from kit.vaults import NAMES, BenchVault, fill, get_token, opened
 
 from mcp_identity import app
+from mcp_identity.app.memory import settle
 from mcp_identity.domain.identity import Principal
 
 CALLERS = (1, 16, 64)
@@ -94,6 +96,8 @@ async def measure(measured: Scenario, options: argparse.Namespace) -> list[Run]:
             vault.home.parent.mkdir()
             await fill(vault, max(options.callers))
             graphs[kind] = await stack.enter_async_context(opened(vault))
+        gc.collect()
+        settle()  # as every server does when it has come up
         sampler = Sampler() if options.profile else None
         for number in range(-1, options.rounds):
             for callers in options.callers:
