@@ -16,6 +16,7 @@ from typing import NoReturn, TypeAlias
 
 from mcp_identity.domain.errors import UpstreamBadResponse, UpstreamRejected, UpstreamUnavailable
 from mcp_identity.domain.http import HttpResponse
+from mcp_identity.domain.provider import Dialect
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 Fields: TypeAlias = "dict[str, Json]"
@@ -34,13 +35,16 @@ def content_type(response: HttpResponse) -> str:
     return response.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def check_status(response: HttpResponse, *, accepted: Collection[int], now: datetime | None = None) -> None:
+def check_status(
+    response: HttpResponse, *, accepted: Collection[int], now: datetime | None = None, dialect: Dialect | None = None
+) -> None:
     """Let an accepted status pass and raise what any other one means (RFC 6749 §5.2, RFC 9110 §15).
 
     Args:
         response: The answer.
         accepted: The statuses of success.
         now: The time, to read a ``Retry-After`` that is a date.
+        dialect: How this server names its errors, where it departs from the RFC.
 
     Raises:
         UpstreamRejected: A 4xx with a protocol error in its body.
@@ -60,7 +64,7 @@ def check_status(response: HttpResponse, *, accepted: Collection[int], now: date
     if 400 <= status <= 499:  # noqa: PLR2004 - the class of client errors
         fields = _error_fields(response)
         if fields is not None:
-            raise_for_error(fields, retry_after=retry_after)
+            raise_for_error(fields, retry_after=retry_after, dialect=dialect)
         raise UpstreamBadResponse(f"the authorization server answered HTTP {status} without a protocol error")
     raise UpstreamBadResponse(f"the authorization server answered HTTP {status}")
 
@@ -91,12 +95,17 @@ def parse_json(body: bytes) -> Fields:
     return value
 
 
-def raise_for_error(fields: Mapping[str, Json], *, retry_after: int | None = None) -> None:
+def raise_for_error(fields: Mapping[str, Json], *, retry_after: int | None = None, dialect: Dialect | None = None) -> None:
     """Raise the protocol error that an answer holds; do nothing where it holds none (RFC 6749 §5.2).
 
-    Vendors also write an object or a number there; its code is taken, so that no error passes for a token.
+    Vendors also write an object or a number there; its code is taken, so that no error passes for a token. Where the data
+    file names another field for it, that one is looked at too, and its text is taken for the code that the file says.
     """
     error = fields.get("error")
+    if dialect is not None and dialect.error_field:
+        named = fields.get(dialect.error_field)
+        known = dialect.error_codes.get(named) if isinstance(named, str) else None
+        error = known or error or named
     if error is None or error is False or error == "":
         return
     description = fields.get("error_description")

@@ -52,14 +52,14 @@ def check_agent_parameters(dialect: Dialect, parameters: Sequence[tuple[str, str
     """Check the authorization parameters that an agent wants to set.
 
     Returns:
-        The parameters, sorted, so that equal requests are equal.
+        The parameters, sorted, so that equal requests are equal; without those that are sent anyway and just so.
 
     Raises:
         InvalidRequest: If one belongs to the protocol or is set by us, is not listed in the provider's data, stands twice,
             or its value does not match the listed pattern as a whole.
     """
-    if not parameters:
-        return ()
+    sent = dialect.authorization_parameters
+    parameters = [(name, value) for name, value in parameters if sent.get(name) != value]
     names = Counter(name for name, _ in parameters)
     ours = _OURS | {dialect.scope_parameter, dialect.audience_parameter, *dialect.authorization_parameters}
     for name, value in parameters:

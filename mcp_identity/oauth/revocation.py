@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from typing import Literal
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import UpstreamRejected
 from mcp_identity.domain.http import HttpRequest, HttpResponse
 from mcp_identity.domain.provider import AuthorizationServer, Dialect, OAuthClient
 from mcp_identity.oauth.answers import check_status, parse_object, raise_for_error, reject
-from mcp_identity.oauth.client_auth import authenticate, basic
+from mcp_identity.oauth.client_auth import authenticate, basic, post
 
 TokenTypeHint = Literal["access_token", "refresh_token"]
 
@@ -30,7 +30,8 @@ def revocation_request(
 ) -> HttpRequest | None:
     """Build the request that revokes a token; None where the vendor has no way to.
 
-    ``delete-basic`` deletes ``{revocation endpoint}/{client id}/token``; ``bearer-get`` presents the token itself.
+    ``delete-basic`` deletes ``{revocation endpoint}/{client id}/token``; ``bearer-get`` presents the token itself,
+    ``bearer-post`` the access token alone.
 
     Raises:
         ProviderMisconfigured: If the client needs a secret and there is none.
@@ -41,14 +42,17 @@ def revocation_request(
         return None
     if dialect.revocation_style == "bearer-get":
         return HttpRequest("GET", url, {**headers, "Authorization": f"Bearer {token.reveal()}"})
+    if dialect.revocation_style == "bearer-post":
+        if token_type_hint == "refresh_token":  # noqa: S105 - a kind of token; it is no bearer, and ends with the access token
+            return None
+        return HttpRequest("POST", url, {**headers, "Authorization": f"Bearer {token.reveal()}"})
     if dialect.revocation_style == "delete-basic":
         headers |= {"Authorization": basic(client), "Content-Type": "application/json"}
         body = json.dumps({"access_token": token.reveal()}).encode("ascii")
         return HttpRequest("DELETE", f"{url}/{quote(client.client_id, safe='')}/token", headers, body)
     parameters = [("token", token.reveal()), ("token_type_hint", token_type_hint)]
-    headers["Content-Type"] = "application/x-www-form-urlencoded"
-    parameters, headers = authenticate(client, parameters, headers)
-    return HttpRequest("POST", url, headers, urlencode(parameters).encode("ascii"))
+    parameters, headers = authenticate(client, parameters, headers, url)
+    return post(url, parameters, headers, dialect)
 
 
 def process_revocation_response(response: HttpResponse, dialect: Dialect) -> None:
@@ -62,7 +66,7 @@ def process_revocation_response(response: HttpResponse, dialect: Dialect) -> Non
         UpstreamBadResponse: If the answer is neither.
     """
     try:
-        check_status(response, accepted=(200, 204))
+        check_status(response, accepted=(200, 204), dialect=dialect)
     except UpstreamRejected as refusal:
         if refusal.error != "invalid_token":
             raise

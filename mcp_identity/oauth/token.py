@@ -1,6 +1,6 @@
 """How are tokens asked for at the token endpoint, and what do its answers give us (RFC 6749 §4.1.3, §4.4, §5, §6)?
 
-Builds requests and reads answers; sends, stores and decides nothing. Trusts the pinned endpoints and the provider's data.
+Builds requests and reads answers; sends, stores and decides nothing. What is exchanged for a user is in `on_behalf.py`. Trusts the pinned endpoints and the provider's data.
 An answer is a token only if everything that RFC 6749 §5.1 requires is there and well-formed: an error page, an error at
 HTTP 200 or a half-answer never becomes one.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from urllib.parse import urlencode
 
 from mcp_identity.domain.api_url import customer_origin
 from mcp_identity.domain.credentials import Secret, TokenSet
@@ -18,7 +17,7 @@ from mcp_identity.domain.http import HttpRequest, HttpResponse
 from mcp_identity.domain.provider import AuthorizationServer, ClientAuthentication, Dialect, OAuthClient
 from mcp_identity.oauth.answers import Fields, at_path, check_status, is_scalar, is_token_text, raise_for_error, reject
 from mcp_identity.oauth.authorization import target
-from mcp_identity.oauth.client_auth import authenticate
+from mcp_identity.oauth.client_auth import authenticate, post
 from mcp_identity.oauth.fields import read_body, read_lifetime, read_text
 from mcp_identity.oauth.scopes import granted, join, read
 
@@ -59,7 +58,7 @@ def authorization_code_request(
     if dialect.pkce:
         parameters.append(("code_verifier", code_verifier.reveal()))
     parameters += target(dialect, resource=resource, audience="")
-    return _request(server.token_url, client, dialect, parameters)
+    return token_request(server.token_url, client, dialect, parameters)
 
 
 def client_credentials_request(
@@ -79,11 +78,11 @@ def client_credentials_request(
     """
     if client.authentication is ClientAuthentication.NONE:
         raise ProviderMisconfigured("client credentials are for clients that authenticate (RFC 6749 §4.4)")
-    parameters = [("grant_type", "client_credentials")]
+    parameters = list({"grant_type": "client_credentials", **dialect.client_credentials_parameters}.items())
     if scopes:
         parameters.append(("scope", join(scopes, dialect)))
     parameters += target(dialect, resource=resource, audience=audience)
-    return _request(server.token_url, client, dialect, parameters)
+    return token_request(server.token_url, client, dialect, parameters)
 
 
 def refresh_request(
@@ -115,7 +114,7 @@ def refresh_request(
     if scopes and dialect.refresh_token_scope_parameter:
         parameters.append(("scope", join(scopes, dialect)))
     parameters += target(dialect, resource=resource, audience=audience)
-    return _request(server.refresh_url or server.token_url, client, dialect, parameters)
+    return token_request(server.refresh_url or server.token_url, client, dialect, parameters)
 
 
 def process_token_response(
@@ -140,14 +139,14 @@ def process_token_response(
         UpstreamUnavailable: At 429 and 5xx.
         UpstreamBadResponse: If it is neither a token nor an error.
     """
-    check_status(response, accepted=(200, 201), now=now)
+    check_status(response, accepted=(200, 201), now=now, dialect=dialect)
     answer = read_body(response, form_encoded=dialect.form_encoded_answers)
     raise_for_error(answer)
     if dialect.success_field and answer.get(dialect.success_field) is not True:
         reject("unspecified")
     token = _token_object(answer, dialect, refreshed=previous is not None)
     access_token = read_text(token, "access_token", MAXIMUM_TOKEN_LENGTH)
-    token_type = read_text(token, "token_type", 64)
+    token_type = read_text(token, "token_type", 64) or (None if dialect.token_type_required else "Bearer")
     if access_token is None or token_type is None:
         raise UpstreamBadResponse("the token endpoint's answer lacks the access token or its type (RFC 6749 §5.1)")
     if token_type.lower() not in {"bearer", *dialect.token_types}:
@@ -175,17 +174,30 @@ def process_token_response(
     return TokenAnswer(tokens, Secret(id_token) if id_token else None)
 
 
-def _request(url: str, client: OAuthClient, dialect: Dialect, parameters: list[tuple[str, str]]) -> HttpRequest:
+def token_request(
+    url: str, client: OAuthClient | None, dialect: Dialect, parameters: list[tuple[str, str]]
+) -> HttpRequest:
+    """A request to a token endpoint, with the client's authentication.
+
+    Args:
+        url: The endpoint.
+        client: Who we are there; None to say nothing of it.
+        dialect: How this server departs from the RFCs.
+        parameters: Everything else.
+
+    Raises:
+        ProviderMisconfigured: If there is no token endpoint, or no secret where one is needed.
+    """
     if not url:
         raise ProviderMisconfigured("the provider has no token endpoint")
     headers = {
         "Accept": "application/json",
         "Accept-Encoding": "identity",
-        "Content-Type": "application/x-www-form-urlencoded",
         **dialect.token_headers,
     }
-    parameters, headers = authenticate(client, parameters, headers)
-    return HttpRequest("POST", url, headers, urlencode(parameters).encode("ascii"))
+    if client is not None:
+        parameters, headers = authenticate(client, parameters, headers, url)
+    return post(url, parameters, headers, dialect)
 
 
 def _token_object(answer: Fields, dialect: Dialect, *, refreshed: bool) -> Fields:

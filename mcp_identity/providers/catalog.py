@@ -16,12 +16,34 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
 
+from mcp_identity.domain.credentials import Flow
 from mcp_identity.domain.errors import InvalidRequest
 from mcp_identity.domain.provider import Api, Dialect, Endpoints, ProviderDefinition, ResolvedDefinition, Setting
 
 MAXIMUM_SETTING_LENGTH = 512
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+_URL = r'https?://[^\s#@\\{}"<>]{1,500}'
+_OWN_ENDPOINTS = {
+    "issuer": Setting(
+        description="the issuer of an authorization server of your own; its metadata gives the endpoints that are not set",
+        pattern=r'https?://[^\s?#@\\{}"<>]{1,500}',
+        default="",
+        example="https://login.example.com",
+    ),
+    "authorization_url": Setting(
+        description="its authorization endpoint", pattern=_URL, default="", example="https://login.example.com/authorize"
+    ),
+    "token_url": Setting(description="its token endpoint", pattern=_URL, default="", example="https://login.example.com/token"),
+    "revocation_url": Setting(
+        description="its revocation endpoint", pattern=_URL, default="", example="https://login.example.com/revoke"
+    ),
+    "jwks_url": Setting(
+        description="its key set, to verify ID tokens with", pattern=_URL, default="", example="https://login.example.com/keys"
+    ),
+}
+"""The settings of a vendor whose customers may have an authorization server of their own; they alone are its endpoints."""
+_AGENTCORE_ENDPOINTS = {"issuer": "issuer", "authorizationEndpoint": "authorization_url", "tokenEndpoint": "token_url"}
 
 
 @cache
@@ -29,7 +51,7 @@ def load() -> Mapping[str, ProviderDefinition]:
     """All provider definitions by name, sorted."""
     folder = files("mcp_identity.providers") / "data"
     found = (
-        ProviderDefinition.model_validate(tomllib.loads(entry.read_text("utf-8")))
+        _complete(ProviderDefinition.model_validate(tomllib.loads(entry.read_text("utf-8"))))
         for entry in folder.iterdir()
         if entry.name.endswith(".toml")
     )
@@ -39,6 +61,11 @@ def load() -> Mapping[str, ProviderDefinition]:
 def find(name: str) -> ProviderDefinition | None:
     """The definition of this name, or None."""
     return load().get(name)
+
+
+def by_agentcore_vendor(name: str) -> ProviderDefinition | None:
+    """The definition of what AgentCore calls a vendor (``credentialProviderVendor``), or None."""
+    return _by_agentcore_vendor().get(name)
 
 
 def get(name: str) -> ProviderDefinition:
@@ -58,6 +85,9 @@ def get(name: str) -> ProviderDefinition:
 def resolve(definition: ProviderDefinition, settings: Mapping[str, str]) -> ResolvedDefinition:
     """Fill a definition's settings in and apply the variants that they choose.
 
+    Where a customer has an authorization server of its own, nothing of the vendor's takes part: no endpoint of the file, and
+    none of its API hosts, so that no token of the one reaches the other.
+
     Args:
         definition: The vendor's facts.
         settings: What the operator set, by field.
@@ -73,7 +103,12 @@ def resolve(definition: ProviderDefinition, settings: Mapping[str, str]) -> Reso
     if unknown:
         known = ", ".join(sorted(definition.settings)) or "none"
         raise InvalidRequest(f"{definition.name} has no setting {unknown[0][:64]!r}; its settings are: {known}")
-    values = {field: _value(field, setting, settings.get(field)) for field, setting in definition.settings.items()}
+    own = definition.isolated_tenants and any(settings.get(field) for field in _OWN_ENDPOINTS)
+    values = {
+        field: _value(field, setting, settings.get(field))
+        for field, setting in definition.settings.items()
+        if not own or setting.default is not None or field in settings
+    }
     endpoints: dict[str, Any] = definition.endpoints.model_dump()
     dialect: dict[str, Any] = definition.dialect.model_dump()
     api: dict[str, Any] = definition.api.model_dump()
@@ -84,12 +119,33 @@ def resolve(definition: ProviderDefinition, settings: Mapping[str, str]) -> Reso
             dialect |= variant.dialect
             api |= variant.api
             flows = variant.flows or flows
+    if own:
+        endpoints = {field.removesuffix("_url"): values[field] for field in _OWN_ENDPOINTS}
+        api |= {"hosts": ()}
+    spoken = Dialect.model_validate({name: _filled(value, values) for name, value in dialect.items()})
+    exchange = Flow.ON_BEHALF_OF_TOKEN_EXCHANGE
     return ResolvedDefinition(
         endpoints=Endpoints.model_validate({name: _fill(url, values) for name, url in endpoints.items()}),
-        dialect=Dialect.model_validate({name: _filled(value, values) for name, value in dialect.items()}),
+        dialect=spoken,
         api=Api.model_validate({name: _filled(value, values) for name, value in api.items()}),
-        flows=flows,
+        flows=flows if spoken.on_behalf_of == "no" or exchange in flows else (*flows, exchange),
         settings=values,
+    )
+
+
+@cache
+def _by_agentcore_vendor() -> Mapping[str, ProviderDefinition]:
+    return {each.agentcore_vendor: each for each in load().values() if each.agentcore_vendor}
+
+
+def _complete(definition: ProviderDefinition) -> ProviderDefinition:
+    if not definition.isolated_tenants:
+        return definition
+    return definition.model_copy(
+        update={
+            "settings": {**definition.settings, **_OWN_ENDPOINTS},
+            "agentcore_settings": {**_AGENTCORE_ENDPOINTS, **definition.agentcore_settings},
+        }
     )
 
 
@@ -110,10 +166,12 @@ def _value(field: str, setting: Setting, value: str | None) -> str:
 
 def _fill(text: str, values: Mapping[str, str]) -> str:
     """Replace `{field}`; one pass, so a value that looks like a placeholder stays what it is."""
-    return _PLACEHOLDER.sub(lambda match: values[match[1]], text)
+    return _PLACEHOLDER.sub(lambda match: values.get(match[1], ""), text)
 
 
 def _filled(value: Any, values: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {name: _filled(each, values) for name, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, tuple):
         return tuple(_filled(each, values) for each in value)  # pyright: ignore[reportUnknownVariableType] - of a model
     return _fill(value, values) if isinstance(value, str) else value

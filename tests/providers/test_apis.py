@@ -38,6 +38,31 @@ MINTING = [
     ("slack", "POST", "https://slack.com/api/apps.connections.open"),
     ("slack", "POST", "https://slack.com/api/apps.manifest.create"),
 ]
+MORE_MINTING = [
+    ("atlassian", "POST", "https://api.atlassian.com/oauth/token"),
+    ("auth0", "POST", "https://acme.eu.auth0.com/oauth/token"),
+    ("auth0", "POST", "https://acme.eu.auth0.com/api/v2/clients/1/rotate-secret"),
+    ("cognito", "POST", "https://acme.auth.eu-west-1.amazoncognito.com/oauth2/token"),
+    ("cyberark", "POST", "https://abc1234.id.cyberark.cloud/OAuth2/Token/app"),
+    ("dropbox", "POST", "https://api.dropboxapi.com/oauth2/token"),
+    ("dropbox", "POST", "https://api.dropboxapi.com/2/auth/token/revoke"),
+    ("facebook", "GET", "https://graph.facebook.com/v24.0/oauth/access_token"),
+    ("facebook", "GET", "https://graph.facebook.com/debug_token"),
+    ("facebook", "POST", "https://graph.facebook.com/v24.0"),
+    ("fusionauth", "POST", "https://acme.fusionauth.io/api/jwt/refresh"),
+    ("hubspot", "POST", "https://api.hubapi.com/oauth/v3/token"),
+    ("linkedin", "POST", "https://api.linkedin.com/oauth/v2/accessToken"),
+    ("notion", "POST", "https://api.notion.com/v1/oauth/token"),
+    ("okta", "POST", "https://acme.okta.com/api/v1/authn"),
+    ("okta", "POST", "https://acme.okta.com/oauth2/default/v1/token"),
+    ("onelogin", "POST", "https://acme.onelogin.com/oidc/2/token/introspection"),
+    ("pingone", "POST", "https://api.pingone.com/v1/environments/1/applications/2/secret"),
+    ("reddit", "POST", "https://oauth.reddit.com/api/v1/access_token"),
+    ("twitch", "GET", "https://api.twitch.tv/helix/streams/key"),
+    ("x", "POST", "https://api.x.com/2/oauth2/token"),
+    ("yandex", "POST", "https://login.yandex.ru/token"),
+    ("zoom", "GET", "https://api.zoom.us/v2/users/me/token"),
+]
 ORDINARY = [
     ("github", "GET", "https://api.github.com/user"),
     ("github", "GET", "https://api.github.com/user/keys"),
@@ -47,6 +72,24 @@ ORDINARY = [
     ("google", "GET", "https://gmail.googleapis.com/gmail/v1/users/me/messages"),
     ("microsoft", "GET", "https://graph.microsoft.com/v1.0/me"),
     ("slack", "POST", "https://slack.com/api/chat.postMessage"),
+    ("atlassian", "GET", "https://api.atlassian.com/oauth/token/accessible-resources"),
+    ("atlassian", "GET", "https://api.atlassian.com/ex/jira/1/rest/api/3/myself"),
+    ("auth0", "GET", "https://acme.eu.auth0.com/userinfo"),
+    ("cognito", "GET", "https://acme.auth.eu-west-1.amazoncognito.com/oauth2/userInfo"),
+    ("dropbox", "POST", "https://content.dropboxapi.com/2/files/upload"),
+    ("facebook", "POST", "https://graph.facebook.com/v24.0/me/feed"),
+    ("hubspot", "GET", "https://api.hubapi.com/crm/v3/objects/contacts"),
+    ("linkedin", "GET", "https://api.linkedin.com/v2/userinfo"),
+    ("notion", "POST", "https://api.notion.com/v1/search"),
+    ("okta", "GET", "https://acme.okta.com/api/v1/users/me"),
+    ("onelogin", "GET", "https://acme.onelogin.com/oidc/2/me"),
+    ("pingone", "GET", "https://api.pingone.com/v1/environments/1/users"),
+    ("reddit", "GET", "https://oauth.reddit.com/api/v1/me"),
+    ("spotify", "GET", "https://api.spotify.com/v1/me"),
+    ("twitch", "GET", "https://api.twitch.tv/helix/users"),
+    ("x", "GET", "https://api.x.com/2/users/me"),
+    ("yandex", "GET", "https://login.yandex.ru/info"),
+    ("zoom", "GET", "https://api.zoom.us/v2/users/me"),
 ]
 
 
@@ -56,7 +99,7 @@ def reach(vendor: str) -> Reach:
     return Reach(resolved.api, resolved.api.hosts, server, allow_http_loopback=False)
 
 
-@pytest.mark.parametrize(("vendor", "method", "url"), MINTING)
+@pytest.mark.parametrize(("vendor", "method", "url"), [*MINTING, *MORE_MINTING])
 def test_what_issues_or_ends_credentials_is_not_called(vendor: str, method: str, url: str) -> None:
     with pytest.raises(UrlRefused):
         reach(vendor).check(method, parse_api_url(url))

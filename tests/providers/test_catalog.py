@@ -15,13 +15,26 @@ from mcp_identity.oauth.urls import check_url
 from mcp_identity.providers import catalog
 
 EXAMPLES = {
+    "auth0": {"domain": "acme.eu.auth0.com"},
+    "cognito": {"domain": "acme.auth.eu-west-1.amazoncognito.com"},
+    "cyberark": {"domain": "abc1234.id.cyberark.cloud"},
+    "fusionauth": {"domain": "acme.fusionauth.io"},
     "microsoft": {"tenant": "11111111-2222-3333-4444-555555555555"},
+    "okta": {"domain": "acme.okta.com"},
+    "onelogin": {"domain": "acme.onelogin.com"},
+    "pingone": {"environment": "11111111-2222-3333-4444-555555555555"},
     "custom": {
         "authorization_url": "https://idp.example.com/authorize",
         "token_url": "https://idp.example.com/token",
     },
 }
-VENDORS = ["api-key", "custom", "github", "google", "microsoft", "salesforce", "slack"]
+VENDORS = [
+    "api-key", "atlassian", "auth0", "cognito", "custom", "cyberark", "dropbox", "facebook", "fusionauth", "github", "google",
+    "hubspot", "linkedin", "microsoft", "notion", "okta", "onelogin", "pingone", "reddit", "salesforce", "slack", "spotify",
+    "twitch", "x", "yandex", "zoom",
+]  # fmt: skip
+OWN = ["issuer", "authorization_url", "token_url", "revocation_url", "jwks_url"]
+ISOLATED = [name for name, definition in catalog.load().items() if definition.isolated_tenants]
 
 
 def test_the_catalogue_knows_its_vendors_in_order_and_is_read_once() -> None:
@@ -78,7 +91,7 @@ def test_an_unknown_vendor_is_refused_naming_those_that_look_alike() -> None:
     assert "did you mean google?" in failure.value.message
     with pytest.raises(InvalidRequest) as failure:
         catalog.get("zzz" * 1000)
-    assert "known are api-key, custom, github" in failure.value.message
+    assert "known are api-key, atlassian, auth0" in failure.value.message
 
 
 def test_an_unknown_setting_is_refused_naming_the_known_ones() -> None:
@@ -115,6 +128,22 @@ def test_a_missing_required_setting_is_refused_with_an_example() -> None:
         ("salesforce", "domain", "acme.my.salesforce.com:444"),
         ("salesforce", "domain", "{domain}"),
         ("slack", "token", "both"),
+        *((name, "domain", "evil.example/x") for name in ("auth0", "cognito", "cyberark", "fusionauth", "okta", "onelogin")),
+        *((name, "domain", "a@evil.example") for name in ("auth0", "cognito", "cyberark", "fusionauth", "okta", "onelogin")),
+        *((name, "domain", "evil.example:444") for name in ("auth0", "cognito", "cyberark", "fusionauth", "okta", "onelogin")),
+        *((name, "domain", "") for name in ("auth0", "cognito", "cyberark", "fusionauth", "okta", "onelogin")),
+        ("cyberark", "domain", "evil.example"),
+        ("onelogin", "domain", "onelogin.com.evil.example"),
+        ("okta", "domain", "localhost"),
+        ("okta", "server", "a/b"),
+        ("pingone", "environment", "../x"),
+        ("pingone", "region", "evil.example"),
+        ("cognito", "pool", "eu-west-1_a/b"),
+        ("cognito", "region", "eu-west-1.evil.example"),
+        ("zoom", "account", "a b"),
+        ("dropbox", "token_url", "ftp://idp.example.com"),
+        ("dropbox", "token_url", "https://idp.example.com/{issuer}"),
+        ("dropbox", "issuer", "https://idp.example.com/?x"),
         ("github", "app", ""),
         ("custom", "token_url", "ftp://idp.example.com"),
         ("custom", "token_url", "https://a@b/"),
@@ -127,7 +156,7 @@ def test_a_missing_required_setting_is_refused_with_an_example() -> None:
 )
 def test_a_value_enters_a_url_only_as_the_file_allows(name: str, field: str, value: str) -> None:
     with pytest.raises(InvalidRequest) as failure:
-        catalog.resolve(catalog.get(name), {field: value})
+        catalog.resolve(catalog.get(name), EXAMPLES.get(name, {}) | {field: value})
     assert repr(field) in failure.value.message
     assert "e.g." in failure.value.message
 
@@ -160,6 +189,54 @@ def test_the_custom_vendors_endpoints_are_what_the_operator_set() -> None:
     endpoints = catalog.resolve(catalog.get("custom"), settings).endpoints
     assert endpoints == Endpoints(issuer="https://idp.example.com", token="http://127.0.0.1:9/token")
     assert catalog.resolve(catalog.get("custom"), settings).dialect.audience_parameter == "audience"
+
+
+@pytest.mark.parametrize("name", ISOLATED)
+def test_where_a_customer_has_its_own_server_nothing_of_the_vendors_takes_part(name: str) -> None:
+    urls = {field: f"https://login.example.com/{field}" for field in OWN}
+    resolved = catalog.resolve(catalog.get(name), urls)
+    assert resolved.endpoints == Endpoints(
+        issuer=urls["issuer"],
+        authorization=urls["authorization_url"],
+        token=urls["token_url"],
+        revocation=urls["revocation_url"],
+        jwks=urls["jwks_url"],
+    )
+    assert resolved.api.hosts == ()
+    assert catalog.resolve(catalog.get(name), {"issuer": urls["issuer"]}).endpoints == Endpoints(issuer=urls["issuer"])
+
+
+@pytest.mark.parametrize("name", ISOLATED)
+def test_a_vendors_own_endpoints_are_in_force_until_one_is_set(name: str) -> None:
+    endpoints = catalog.resolve(catalog.get(name), EXAMPLES.get(name, {}) | dict.fromkeys(OWN, "")).endpoints
+    assert endpoints.token
+    assert catalog.get(name).endpoints.token.startswith("https://")
+
+
+@pytest.mark.parametrize("name", sorted(set(EXAMPLES) - {"custom", "microsoft"}))
+def test_a_setting_that_says_where_the_tenant_is_is_needed_only_without_endpoints(name: str) -> None:
+    with pytest.raises(InvalidRequest) as failure:
+        catalog.resolve(catalog.get(name), {})
+    assert "is required" in failure.value.message
+    assert "not needed where issuer or token_url is set" in failure.value.message
+    assert catalog.resolve(catalog.get(name), {"token_url": "https://login.example.com/token"})
+
+
+def test_settings_choose_among_a_vendors_servers() -> None:
+    okta = catalog.resolve(catalog.get("okta"), {"domain": "acme.okta.com", "server": "org"}).endpoints
+    assert (okta.issuer, okta.token) == ("https://acme.okta.com", "https://acme.okta.com/oauth2/v1/token")
+    okta = catalog.resolve(catalog.get("okta"), {"domain": "login.acme.example", "server": "aus1"}).endpoints
+    assert (okta.issuer, okta.revocation) == (
+        "https://login.acme.example/oauth2/aus1",
+        "https://login.acme.example/oauth2/aus1/v1/revoke",
+    )
+    ping = catalog.resolve(catalog.get("pingone"), {**EXAMPLES["pingone"], "region": "eu"})
+    assert ping.endpoints.issuer == f"https://auth.pingone.eu/{EXAMPLES['pingone']['environment']}/as"
+    assert ping.api.hosts == ("https://api.pingone.eu",)
+    cognito = catalog.resolve(catalog.get("cognito"), {**EXAMPLES["cognito"], "pool": "eu-west-1_AbC", "region": "eu-west-1"})
+    assert cognito.endpoints.issuer == "https://cognito-idp.eu-west-1.amazonaws.com/eu-west-1_AbC"
+    assert cognito.dialect.id_token
+    assert not catalog.resolve(catalog.get("cognito"), EXAMPLES["cognito"]).dialect.id_token
 
 
 MADE_UP = ProviderDefinition(
