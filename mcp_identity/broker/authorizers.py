@@ -18,7 +18,8 @@ from mcp_identity.oauth.urls import check_url
 from mcp_identity.vault.records import Records
 
 T = TypeVar("T")
-_LITERAL_LOOPBACK = frozenset({"127.0.0.1", "::1"})
+_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
+"""A browser does not ask anybody for the address of localhost (RFC 6761 §6.3), and development tools register it."""
 TEXT_LIMIT = 256
 
 
@@ -125,8 +126,8 @@ def _return_url(url: str) -> str:
     except UrlRefused as error:
         raise UrlRefused(f"not a return URL: {error.message}") from None
     parts = urlsplit(url)
-    if parts.scheme == "http" and parts.hostname not in _LITERAL_LOOPBACK:
-        raise UrlRefused("not a return URL: it must be https; http is for the literal addresses 127.0.0.1 and [::1]")
+    if parts.scheme == "http" and parts.hostname not in _THIS_MACHINE:
+        raise UrlRefused("not a return URL: it must be https; http is for localhost, 127.0.0.1 and [::1] alone")
     return url
 
 

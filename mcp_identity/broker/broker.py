@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from mcp_identity.broker.access import require_access, require_workload
+from mcp_identity.broker.access_keys import AccessKeys
 from mcp_identity.broker.answers import (
     OPEN_STATUS,
     ApiKeyReleased,
@@ -38,6 +39,7 @@ from mcp_identity.broker.exchange import Exchanger
 from mcp_identity.broker.grants import Grants, require_provider, unknown_provider
 from mcp_identity.broker.handles import Handles
 from mcp_identity.broker.identity_tokens import IdentityTokens
+from mcp_identity.broker.inventory import Inventory
 from mcp_identity.broker.issuers import Issuers
 from mcp_identity.broker.limits import Refusals
 from mcp_identity.broker.plan import Plan, call_plan, make_plan
@@ -45,9 +47,10 @@ from mcp_identity.broker.planning import plan_anew, with_plan
 from mcp_identity.broker.portal import Portal
 from mcp_identity.broker.progress import Progress, ending, same_request, standing
 from mcp_identity.broker.release import release_api_key
+from mcp_identity.broker.replays import Replays
 from mcp_identity.broker.services import Services
 from mcp_identity.broker.signing import SigningKeys
-from mcp_identity.broker.storage import count_unreadable
+from mcp_identity.broker.storage import VaultStanding, count_unreadable, standing_of
 from mcp_identity.broker.tokens import NeedsConsent, Tokens
 from mcp_identity.broker.workload_access import WorkloadAccess
 from mcp_identity.broker.workloads import Workloads
@@ -56,7 +59,7 @@ from mcp_identity.domain.audit import AuditEvent
 from mcp_identity.domain.consent import ConsentBegun, ConsentState, ConsentView, Returned, SignInView
 from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import IdentityError, InvalidRequest, ProviderMisconfigured, UnsupportedFlow
-from mcp_identity.domain.identity import Principal, User
+from mcp_identity.domain.identity import Principal, SubjectToken, User
 from mcp_identity.domain.login import BrowserSession
 from mcp_identity.domain.provider import ProviderKind
 from mcp_identity.vault.records import Records
@@ -77,7 +80,7 @@ class Broker:
         exchanger = Exchanger(services)
         self._consents = Consents(services)
         self._callbacks = Callbacks(services, exchanger)
-        self._completion = Completion(services, exchanger)
+        self.completion = Completion(services, exchanger)
         self._progress = Progress(services)
         self._grants = Grants(services)
         self.directory = Directory(services)
@@ -86,6 +89,9 @@ class Broker:
         self._identity_tokens = IdentityTokens(services, signing_keys)
         self.issuers = Issuers(services)
         self.workloads = Workloads(services, signing_keys)
+        self.inventory = Inventory(services)
+        self.access_keys = AccessKeys(services)
+        self.replays = Replays(services)
         self.callers = Callers(services)
         self.portal = Portal(services)
         self.refusals = Refusals(services)
@@ -129,7 +135,7 @@ class Broker:
             if request.session_uri:
                 raise InvalidRequest("start_consent always makes a fresh session; leave session_uri out")
             plan = await plan_anew(self.directory, call, request)
-            if not plan.key.user:
+            if not plan.flow.asks_user:
                 raise UnsupportedFlow(f"{plan.flow.value} needs no consent; call get_token")
             return await self._consents.start(call, plan, await self._tokens.forced(plan), forced=True)
 
@@ -211,6 +217,7 @@ class Broker:
         user: User | None,
         user_expires_at: datetime | None,
         user_tool_scopes: frozenset[str] | None = None,
+        subject_token: SubjectToken | None = None,
     ) -> WorkloadTokenIssued:
         """Issue a short-lived bearer for this workload, alone or for a user.
 
@@ -220,7 +227,7 @@ class Broker:
         return await audited(
             self._services.vault,
             call,
-            lambda: self._workload_access.issue(call, user, user_expires_at, user_tool_scopes),
+            lambda: self._workload_access.issue(call, user, user_expires_at, user_tool_scopes, subject_token),
         )
 
     async def issue_identity_token(self, call: Call, audience: str, lifetime_seconds: int) -> IdentityTokenIssued:
@@ -279,6 +286,16 @@ class Broker:
         version, problems = await self._services.vault.check_storage()
         return StorageReport(version, problems, await self._services.vault.read(count_unreadable))
 
+    async def vault_standing(self, call: Call) -> VaultStanding:
+        """Under which key the secrets of an operator's tenant are."""
+
+        def unit(records: Records) -> VaultStanding:
+            found = standing_of(records, call.principal.tenant)
+            records.append_audit(call.event())
+            return found
+
+        return await audited(self._services.vault, call, lambda: self._services.vault.run(unit, call.event()))
+
     async def complete_consent(self, call: Call, session_uri: str, user: User) -> ConsentStatus:
         """Finish a consent that came back to the workload's own app.
 
@@ -292,7 +309,7 @@ class Broker:
             ConsentMismatch: If it is another user's; the consent has failed by that.
             IdentityError: Any other designed failure; the trail has it.
         """
-        return await audited(self._services.vault, call, lambda: self._completion.complete(call, session_uri, user))
+        return await audited(self._services.vault, call, lambda: self.completion.complete(call, session_uri, user))
 
     async def view_consent(self, session_id: str, browser: BrowserSession | None = None) -> ConsentView | SignInView:
         """What the consent page shows to this browser."""
@@ -333,6 +350,7 @@ class Broker:
             await vault.run(lambda records: records.sweep_logins())
         if await vault.read(lambda records: records.has_late_releases()):
             await vault.run(lambda records: records.sweep_releases())
+        await self.replays.sweep()
         ended = 0
         if await vault.read(lambda records: records.has_unfinished_sessions()):
             while swept := await vault.run(lambda records: records.sweep_sessions()):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mcp_identity.domain.errors import IdentityError, UpstreamBadResponse, UpstreamRejected, UpstreamUnavailable
 from mcp_identity.domain.provider import AuthorizationServer, ClientAuthentication, Endpoints
 from mcp_identity.oauth.discovery import DiscoveredServer, discovery_request, discovery_urls, process_discovery_response
+from mcp_identity.oauth.urls import check_url
 from mcp_identity.transport import Transport
 
 
@@ -26,7 +27,8 @@ class Discovered:
 async def discover(transport: Transport, endpoints: Endpoints, *, allow_http_loopback: bool) -> Discovered:
     """Complete a definition's endpoints.
 
-    Metadata is read only where an issuer is known and its token endpoint is not; what was set explicitly stays.
+    Metadata is read only where an issuer or its metadata's address is known and the token endpoint is not; what was set
+    explicitly stays.
 
     Raises:
         UpstreamError: If no metadata document of this issuer can be had.
@@ -39,11 +41,16 @@ async def discover(transport: Transport, endpoints: Endpoints, *, allow_http_loo
         revocation_url=endpoints.revocation,
         jwks_url=endpoints.jwks,
     )
-    if not endpoints.issuer or endpoints.token:
+    if endpoints.token or not (endpoints.issuer or endpoints.discovery):
         return Discovered(known)
-    found = await fetch_metadata(transport, endpoints.issuer, allow_http_loopback=allow_http_loopback)
+    if endpoints.discovery:
+        url = check_url(endpoints.discovery, allow_http_loopback=allow_http_loopback)
+        response = await transport.send(discovery_request(url), allow_http_loopback=allow_http_loopback)
+        found = process_discovery_response(response, issuer=endpoints.issuer, url=url)
+    else:
+        found = await fetch_metadata(transport, endpoints.issuer, allow_http_loopback=allow_http_loopback)
     server = AuthorizationServer(
-        issuer=endpoints.issuer,
+        issuer=found.server.issuer,
         authorization_url=known.authorization_url or found.server.authorization_url,
         token_url=found.server.token_url,
         refresh_url=known.refresh_url,

@@ -23,6 +23,7 @@ _METHODS = {
     "client_secret_basic": ClientAuthentication.BASIC,
     "client_secret_post": ClientAuthentication.POST,
     "none": ClientAuthentication.NONE,
+    "private_key_jwt": ClientAuthentication.PRIVATE_KEY_JWT,
 }
 
 
@@ -61,14 +62,28 @@ def discovery_urls(issuer: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(urls))
 
 
+def is_metadata_of(issuer: str, url: str) -> bool:
+    """Whether an address is one where this issuer's metadata may be; that of RFC 8414 below the path counts, too."""
+    try:
+        urls = discovery_urls(issuer)
+    except UrlRefused:
+        return False
+    return url in urls or url == f"{issuer.rstrip('/')}/.well-known/oauth-authorization-server"
+
+
 def discovery_request(url: str) -> HttpRequest:
     """Ask for a metadata document."""
     headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
     return HttpRequest("GET", url, headers, maximum_bytes=MAXIMUM_METADATA_BYTES)
 
 
-def process_discovery_response(response: HttpResponse, *, issuer: str) -> DiscoveredServer:
+def process_discovery_response(response: HttpResponse, *, issuer: str, url: str = "") -> DiscoveredServer:
     """Read a metadata document (RFC 8414 §3.2 and §3.3).
+
+    Args:
+        response: What came.
+        issuer: The issuer that was asked; empty where only the address of its metadata is known.
+        url: That address: the issuer that the document names must be the one whose metadata stands there.
 
     Raises:
         UpstreamUnavailable: At 429 and 5xx.
@@ -80,13 +95,14 @@ def process_discovery_response(response: HttpResponse, *, issuer: str) -> Discov
     if len(response.body) > MAXIMUM_METADATA_BYTES:
         raise UpstreamBadResponse("the metadata document is too large")
     metadata = parse_object(response)
-    if metadata.get("issuer") != issuer:
+    named = metadata.get("issuer")
+    if not isinstance(named, str) or (issuer and named != issuer) or (url and not is_metadata_of(named, url)):
         raise UpstreamBadResponse("the metadata document is of another issuer than the one that was asked (RFC 8414 §3.3)")
     methods = _names(metadata, "code_challenge_methods_supported")
     if methods is not None and "S256" not in methods:
         raise ProviderMisconfigured("the authorization server offers PKCE, but not with S256")
     server = AuthorizationServer(
-        issuer=issuer,
+        issuer=named,
         authorization_url=_endpoint(metadata, "authorization_endpoint"),
         token_url=_endpoint(metadata, "token_endpoint"),
         revocation_url=_endpoint(metadata, "revocation_endpoint"),

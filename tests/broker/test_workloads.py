@@ -111,7 +111,7 @@ async def test_what_is_missing_or_contradictory_is_named(corp: Operator, spec: d
     "url",
     [
         "http://app.example.com/",
-        "http://localhost:3000/",
+        "http://localhost.example.com/",
         "https://app.example.com/#part",
         "https://user@app.example.com/",
         "https://app.example.com/a b",

@@ -6,10 +6,11 @@ hashes, and believed only when their MAC stands.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import RowMapping, insert, update
+from sqlalchemy import Column, RowMapping, Select, insert, update
 
 from mcp_identity.vault.envelope import Cell
 from mcp_identity.vault.records.base import RecordsBase, intact, table
@@ -33,6 +34,12 @@ COVERED: dict[str, Versions] = {
         )
     },
     "workload_keys": {1: ("id", "tenant_id", "workload_id", "key_hash", "label", "state", "created_at", "expires_at")},
+    "access_keys": {
+        1: (
+            "id", "tenant_id", "access_key_id", "secret", "secret_generation", "role", "workload_ids", "may_assert_users",
+            "state", "created_at",
+        )
+    },
     "releases": {
         1: (
             "id", "tenant_id", "handle_hash", "workload_id", "workload_epoch", "user_key", "grant_id", "provider_row",
@@ -46,8 +53,32 @@ COVERED: dict[str, Versions] = {
 """What each version of a table's MAC covers. Left out is only what no decision reads, e.g. when a row was last used."""
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a listing.
+
+    Attributes:
+        limit: How many rows at most.
+        after: The name that the page before ended with; empty for the first page.
+    """
+
+    limit: int
+    after: str = ""
+
+
 class AuthenticatedRows(RecordsBase):
     """Rows under a MAC."""
+
+    def _page(self, query: Select[Any], name: Column[Any], page: Page | None) -> tuple[Sequence[RowMapping], str]:
+        """The rows of one page of a query that is ordered by a name, and the name after which the next one begins.
+
+        Nothing is decoded and no more than one row too many is read, however long the listing is.
+        """
+        if page is None:
+            return self.connection.execute(query).mappings().all(), ""
+        rows = self.connection.execute(query.where(name > page.after).limit(page.limit + 1)).mappings().all()
+        following = str(rows[page.limit - 1][name.name]) if len(rows) > page.limit else ""
+        return rows[: page.limit], following
 
     def _insert_row(self, name: str, tenant: str, given: Mapping[str, Any]) -> None:
         """Keep a new row; columns that are not given are empty."""

@@ -18,7 +18,7 @@ from mcp_identity.domain.errors import Conflict, VaultCorrupt
 from mcp_identity.domain.identity import WorkloadIdentity
 from mcp_identity.vault.records.base import table
 from mcp_identity.vault.records.moments import micros, moment
-from mcp_identity.vault.records.rows import AuthenticatedRows
+from mcp_identity.vault.records.rows import AuthenticatedRows, Page
 from mcp_identity.vault.records.tags import decode_tags, encode_tags
 
 _WORKLOADS = table("workload_identities")
@@ -27,10 +27,17 @@ _BELONGING = tuple(table(name) for name in ("releases", "workload_keys", "consen
 
 @dataclass(frozen=True, slots=True)
 class WorkloadList:
-    """What a listing found; iterating gives the readable ones, rows that do not authenticate are named by id."""
+    """What a listing found; iterating gives the readable ones, rows that do not authenticate are named by id.
+
+    Attributes:
+        workloads: The readable ones.
+        corrupt: The ids of the others.
+        next: After which name the next page begins; empty where there is none.
+    """
 
     workloads: tuple[WorkloadIdentity, ...]
     corrupt: tuple[str, ...] = ()
+    next: str = ""
 
     def __iter__(self) -> Iterator[WorkloadIdentity]:
         return iter(self.workloads)
@@ -65,17 +72,18 @@ class WorkloadRecords(AuthenticatedRows):
         found = self.caches.workloads[tenant, workload_id] = self._workload(row)
         return found
 
-    def list_workloads(self, tenant: str) -> WorkloadList:
-        """All workloads of a tenant, by name."""
+    def list_workloads(self, tenant: str, page: Page | None = None) -> WorkloadList:
+        """The workloads of a tenant, by name: all of them, or one page."""
         query = select(_WORKLOADS).where(_WORKLOADS.c.tenant_id == tenant).order_by(_WORKLOADS.c.name)
+        rows, following = self._page(query, _WORKLOADS.c.name, page)
         found: list[WorkloadIdentity] = []
         corrupt: list[str] = []
-        for row in self.connection.execute(query).mappings().all():
+        for row in rows:
             try:
                 found.append(self._workload(row))
             except VaultCorrupt:
                 corrupt.append(str(row["id"]))
-        return WorkloadList(tuple(found), tuple(corrupt))
+        return WorkloadList(tuple(found), tuple(corrupt), following)
 
     def workloads_with_authorizer(self, tenant: str) -> tuple[WorkloadIdentity, ...]:
         """The workloads that a JWT may speak for; kept decoded until the configuration changes."""
@@ -101,7 +109,7 @@ class WorkloadRecords(AuthenticatedRows):
         self._insert_row("workload_identities", workload.tenant, given)
         if workload.authorizer.is_decisive:  # else nobody can have decoded anything that it changes
             self.raise_epoch()
-        return workload
+        return replace(workload, created_at=self.now, updated_at=self.now)
 
     def update_workload(self, workload: WorkloadIdentity) -> WorkloadIdentity:
         """Replace a workload's configuration; its epoch is raised, so what was issued before ends.
@@ -117,7 +125,21 @@ class WorkloadRecords(AuthenticatedRows):
         changed = self._encode_workload(after) | {"updated_at": micros(self.now)}
         self._update_row("workload_identities", workload.tenant, row, changed)
         self.raise_epoch()
-        return after
+        return replace(after, updated_at=self.now)
+
+    def tag_workload(self, workload: WorkloadIdentity) -> None:
+        """Replace the tags of a workload, and nothing else of it: what was issued to it goes on.
+
+        Raises:
+            Conflict: If it was removed meanwhile.
+            VaultCorrupt: If its row was changed outside the product.
+        """
+        row = self._workload_row(workload.tenant, workload.id)
+        if row is None:
+            raise Conflict(f"the workload {workload.name} was removed meanwhile")
+        changed = {"tags": encode_tags(workload.tags), "updated_at": micros(self.now)}
+        self._update_row("workload_identities", workload.tenant, row, changed)
+        self.raise_epoch()
 
     def delete_workload(self, workload: WorkloadIdentity) -> None:
         """Remove a workload with everything that was filed under it: grants, consents, keys, handles."""
