@@ -13,10 +13,14 @@ from typing import Literal
 State = Literal["idle", "working", "consent", "answered", "failed"]
 
 STYLE = """
-:root { color-scheme: light dark; --line: #767676; --accent: #1f5fbf; --on: #ffffff; --bad: #a3260f; }
-@media (prefers-color-scheme: dark) { :root { --accent: #8ab8ff; --on: #0b1a30; --bad: #ff9d7d; } }
+:root { color-scheme: light dark; --page: #ffffff; --text: #1c2330; --line: #767676; --accent: #1f5fbf; --on: #ffffff;
+  --bad: #a3260f; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #14181f; --text: #e8ecf2; --accent: #8ab8ff; --on: #0b1a30; --bad: #ff9d7d; }
+}
 * { box-sizing: border-box; }
-body { font: 1rem/1.6 system-ui, sans-serif; max-width: 36rem; margin: 8vh auto; padding: 0 1rem; overflow-wrap: anywhere; }
+body { background: var(--page); color: var(--text); font: 1rem/1.6 system-ui, sans-serif; max-width: 36rem;
+  margin: 8vh auto; padding: 0 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; line-height: 1.3; }
 label { display: block; font-weight: 600; }
 input[type=text] { font: inherit; width: 100%; padding: .6rem; border: 1px solid var(--line); border-radius: .4rem; }
