@@ -48,6 +48,7 @@ MAY_REVEAL = frozenset(
     {
         "oauth/client_auth.py",  # the client's secret, into its request
         "oauth/token.py",  # codes, verifiers and refresh tokens, into theirs
+        "oauth/on_behalf.py",  # the user's own token, into its exchange
         "oauth/authorization.py",  # the PKCE challenge is made of the verifier
         "oauth/revocation.py",  # the token that is to end
         "oauth/identity_token.py",  # the key that signs
@@ -58,7 +59,8 @@ MAY_REVEAL = frozenset(
         "vault/kms/pkcs11.py",  # the PIN, into its token
         "vault/kms/transit.py",  # token and secret id, to their server
         "vault/stores/postgres_url.py",  # the database's password, to its driver
-        "vault/records/consents.py",  # into sealed cells
+        "vault/records/access_keys.py",  # into sealed cells
+        "vault/records/consents.py",
         "vault/records/issuers.py",
         "vault/records/logins.py",  # the verifier, into its sealed cell
         "vault/records/providers.py",
@@ -69,12 +71,15 @@ MAY_REVEAL = frozenset(
         "broker/calls.py",  # into the upstream request
         "tools/results.py",  # the answer itself
         "tools/releases.py",  # likewise, to agent code
+        "agentcore/answers.py",  # the answer itself, to agent code
         "inbound/authentication.py",  # what callers bring, to be read
+        "inbound/sigv4.py",  # the signing key is made of the secret
         "inbound/login.py",  # the ID token, to be verified
         "web/consent.py",  # the browser's cookies
         "web/browser_session.py",
         "web/login.py",
         "cli/tokens.py",  # the answer itself, on a terminal
+        "cli/access_keys.py",  # a new secret, on a terminal, once
         "cli/workloads.py",  # a new key, on a terminal, once
         "settings.py",
     }

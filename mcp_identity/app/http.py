@@ -18,13 +18,17 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from mcp_identity import app
+from mcp_identity.agentcore.gate import Gate as AgentCoreGate
+from mcp_identity.agentcore.operations import Edge
+from mcp_identity.agentcore.routes import PREFIX, agentcore_routes
 from mcp_identity.app.access_log import AccessLog
 from mcp_identity.app.door import Door, DoorRules
 from mcp_identity.domain.errors import IdentityError
 from mcp_identity.inbound.login import Logins
+from mcp_identity.inbound.signers import Signers
 from mcp_identity.tools import limits
 from mcp_identity.tools.caller import Caller, HttpCaller, Local, LoopbackCaller
-from mcp_identity.tools.gate import Gate, Guesses, Post
+from mcp_identity.tools.gate import Gate, Guesses, Post, source_of
 from mcp_identity.tools.malformed import Unrepeated
 from mcp_identity.tools.metadata import metadata_routes, metadata_url
 from mcp_identity.tools.releases import Releases
@@ -61,6 +65,7 @@ class Site:
         sse: Whether SSE is served, too.
         issues_identity_tokens: Whether others can fetch the keys of our identity tokens.
         version: Of the product.
+        allow_http_loopback: Providers that are made over an API may be http on a loopback address.
     """
 
     rules: DoorRules
@@ -68,6 +73,7 @@ class Site:
     sse: bool
     issues_identity_tokens: bool
     version: str
+    allow_http_loopback: bool = False
 
 
 def application(prepared: app.Prepared, site: Site, ending: Ending) -> ASGIApp:
@@ -97,6 +103,7 @@ def application(prepared: app.Prepared, site: Site, ending: Ending) -> ASGIApp:
         *_http_routes(server, settings, post, streams),
         *(_sse_routes(server, settings, post, sse_streams) if site.sse else ()),
         *(_release_routes(caller, post, streams) if site.authenticator else ()),
+        *(_agentcore_routes(prepared, site, site.authenticator, counted, post) if site.authenticator else ()),
         *metadata_routes(settings.public_url, resources, broker.callers.issuers),
         *(identity_routes(broker) if site.issues_identity_tokens else ()),
         *_page_routes(prepared, site),
@@ -130,7 +137,9 @@ def _caller(prepared: app.Prepared, site: Site, counted: limits.Limits) -> Calle
 def _limits(settings: Settings, clock: Clock, broker: Broker) -> limits.Limits:
     def refused(code: str, edge: str, principal: Principal | None, source: str) -> None:
         # One kind for all credentials of a principal, or each new token would be a kind of its own.
-        who = replace(principal, tool_scopes=None, credential_id="", expires_at=None) if principal else None
+        who = None
+        if principal:
+            who = replace(principal, tool_scopes=None, credential_id="", expires_at=None, may_assert_users=False, signed_by="")
         broker.refusals.note(code, edge=edge, source=source, principal=who)
 
     return limits.Limits(
@@ -150,10 +159,11 @@ _OFF = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 
 
 class _Messages:
-    """Messages to the MCP endpoints go straight there; everything else is the router's to find."""
+    """What agents send goes straight to where it is for; everything else is the router's to find."""
 
     def __init__(self, routes: Sequence[BaseRoute], others: ASGIApp) -> None:
-        found = [route for route in routes if isinstance(route, Route) and route.path in (MCP_PATH, MESSAGES_PATH)]
+        paths = (MCP_PATH, MESSAGES_PATH)
+        found = [each for each in routes if isinstance(each, Route) and (each.path in paths or each.path.startswith(PREFIX))]
         self._routes = {route.path: route for route in found}
         self._others = others
 
@@ -206,6 +216,22 @@ def _release_routes(caller: Caller, post: Post, streams: Streams) -> list[Route]
     guesses = Guesses(post.limits)
     releases = Releases(caller.begin, guesses.count, metadata_url(post.base_url, ""))
     return [Route(RELEASES_PATH, Gate(guesses.before(releases), post, streams, edge="http", resource="", confirms=False))]
+
+
+def _agentcore_routes(
+    prepared: app.Prepared, site: Site, authenticator: Authenticator, counted: limits.Limits, post: Post
+) -> list[Route]:
+    """Where clients of Amazon Bedrock AgentCore Identity ask; counted together with everybody else."""
+    broker, clock = prepared.graph.broker, prepared.clock
+    edge = Edge(broker, authenticator, clock, allow_http_loopback=site.allow_http_loopback)
+    gate = AgentCoreGate(
+        signatures=Signers(prepared.vault, clock, site.rules.hosts),
+        verifier=authenticator,
+        limits=counted,
+        source_of=source_of,
+        is_ending=post.is_ending,
+    )
+    return agentcore_routes(edge, gate, prepared.entropy, body_bytes=prepared.graph.settings.body_bytes)
 
 
 def _page_routes(prepared: app.Prepared, site: Site) -> list[Route]:

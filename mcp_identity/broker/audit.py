@@ -69,7 +69,8 @@ def proof_of(principal: Principal) -> dict[str, str]:
     if not principal.edge:
         return {}
     named = {"credential": principal.credential_id} if principal.credential_id else {}
-    return {"authenticated_by": principal.authenticated_by, **named}
+    signed = {"signed_by": principal.signed_by} if principal.signed_by else {}
+    return {"authenticated_by": principal.authenticated_by, **named, **signed}
 
 
 def new_call(principal: Principal, action: str, entropy: Entropy) -> Call:

@@ -17,6 +17,10 @@ from mcp_identity.domain.login import BrowserSession, LoginTarget
 from mcp_identity.vault.records import Records
 
 
+class NoBinding(ProviderMisconfigured):
+    """The browser of this user could prove itself in no way that is configured."""
+
+
 class Visitor(Enum):
     """Who sits at a browser, as far as it can prove it."""
 
@@ -35,7 +39,7 @@ def choose_binding(front: Binding, principal: Principal, return_url: str) -> Bin
 
     Raises:
         InvalidRequest: If there is a return URL where no app can be bound.
-        ProviderMisconfigured: If this user can prove themselves in no way.
+        NoBinding: If this user can prove themselves in no way.
     """
     if front is Binding.LOCAL:
         if return_url:
@@ -45,7 +49,7 @@ def choose_binding(front: Binding, principal: Principal, return_url: str) -> Bin
         return Binding.APP
     if principal.user is None or principal.user.kind is not UserKind.OIDC:
         name = principal.workload.name
-        raise ProviderMisconfigured(
+        raise NoBinding(
             "a user that the agent names by an id cannot sign in here, so only its app can say who they are: register its URL "
             f"(mcp-identity workloads update {name} --return-url URL) and pass it as return_url"
         )
@@ -56,7 +60,7 @@ def find_login_issuer(records: Records, principal: Principal) -> Issuer:
     """The issuer at which the initiator's browser will have to sign in: the one that their token is of.
 
     Raises:
-        ProviderMisconfigured: If nobody can sign in there.
+        NoBinding: If nobody can sign in there.
     """
     mine = principal.workload.authorizer.issuer_id
     issuers = [
@@ -65,7 +69,7 @@ def find_login_issuer(records: Records, principal: Principal) -> Issuer:
     usable = [each for each in issuers if each.can_log_in and not each.disabled]
     for issuer in sorted(usable, key=lambda each: each.id != mine):
         return issuer
-    raise ProviderMisconfigured(
+    raise NoBinding(
         "the user's identity provider has no login client here, so a browser cannot prove whose it is: "
         "mcp-identity issuers add NAME … --login-client-id ID, or register the app's URL "
         f"(mcp-identity workloads update {principal.workload.name} --return-url URL) and pass it as return_url"

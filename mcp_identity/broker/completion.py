@@ -22,7 +22,7 @@ from mcp_identity.broker.vendor import client_of
 from mcp_identity.domain.audit import CORRELATION_LENGTH
 from mcp_identity.domain.consent import RECEIVED_LIFETIME, ConsentSession, session_id_of
 from mcp_identity.domain.errors import AccessDenied, ConsentExpired, ConsentMismatch, ConsentNotFound, IdentityError
-from mcp_identity.domain.identity import User, UserKind
+from mcp_identity.domain.identity import User, UserKind, WorkloadIdentity
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.consents import Received
 
@@ -63,6 +63,21 @@ class Completion:
         """
         return await self._services.tasks.run(lambda: self._complete(call, session_uri, user))
 
+    async def workload_of(self, tenant: str, session_uri: str) -> WorkloadIdentity | None:
+        """Which workload asked for the consent of this completion URI, if any did; for a caller who may stand for several."""
+        identifier = session_id_of(session_uri)
+        if not identifier:
+            return None
+        name = sha256(identifier.encode()).digest()
+
+        def unit(records: Records) -> WorkloadIdentity | None:
+            found = records.find_completion(name)
+            if found is None or found[0].request.tenant != tenant:
+                return None
+            return records.find_workload_id(tenant, found[0].request.workload_id)
+
+        return await self._services.vault.run(unit)
+
     async def _complete(self, call: Call, session_uri: str, user: User) -> ConsentStatus:
         """One piece of owned work: once the code is taken, the exchange follows, whoever has hung up."""
         identifier, principal = session_id_of(session_uri), call.principal
@@ -70,7 +85,7 @@ class Completion:
 
         def unit(records: Records) -> Exchange | ConsentStatus | _Refused:
             require_workload(records, principal)
-            if user.kind is UserKind.ASSERTED and not principal.workload.may_assert_users:
+            if user.kind is UserKind.ASSERTED and not principal.may_name_users:
                 raise AccessDenied("this workload may not name users by an id; complete with the user's own token")
             session, received = _find(records, call, name)
             request = session.request

@@ -22,6 +22,8 @@ ELICITED = "elicitation"
 """How a grant was obtained that MCP forbids to hand to the client."""
 HANDLE_PREFIX = "mid_rh_"
 HANDLE_LIFETIME = timedelta(seconds=60)
+_CODE_EDGES = frozenset({"agentcore"})
+"""Where nobody but code asks, so that no model sees what is answered."""
 _HANDLE_EDGES = frozenset({"http", "sse"})
 """Where code of the agent's can redeem a handle over the same network."""
 
@@ -45,7 +47,7 @@ def release_token(
     tokens = _tokens(grant)
     mode = provider.release or default_release
     _require_release(principal, provider, mode, long_lived=tokens.is_long_lived, obtained_by=grant.obtained_by)
-    if mode is Release.HANDLE:
+    if mode is Release.HANDLE and not _is_agent_code(principal):
         handle = _issue(records, principal, provider, grant.id, grant.generation)
         return HandleIssued(
             handle=handle,
@@ -54,7 +56,7 @@ def release_token(
             flow=grant.key.flow,
             scopes=tuple(sorted(tokens.scopes)),
             missing_scopes=tuple(sorted(missing_scopes)),
-            expires_at=tokens.expires_at,
+            expires_at=tokens.known_end,
         )
     return _released(provider, grant, tokens, missing_scopes, refreshed=refreshed)
 
@@ -70,7 +72,7 @@ def release_api_key(
     """
     mode = provider.release or default_release
     _require_release(principal, provider, mode, long_lived=True, obtained_by="")
-    if mode is Release.HANDLE:
+    if mode is Release.HANDLE and not _is_agent_code(principal):
         handle = _issue(records, principal, provider, "", provider.epoch)
         return HandleIssued(handle=handle, handle_expires_at=records.now + HANDLE_LIFETIME, provider=provider.name)
     return ApiKeyReleased(key, provider.name)
@@ -138,7 +140,7 @@ def _released(
         token_type=tokens.token_type,
         scopes=tuple(sorted(tokens.scopes)),
         missing_scopes=tuple(sorted(missing_scopes)),
-        expires_at=tokens.expires_at,
+        expires_at=tokens.known_end,
         provider=provider.name,
         flow=grant.key.flow,
         extra=tokens.extra,
@@ -166,7 +168,7 @@ def _require_release(
     principal: Principal, provider: CredentialProvider, mode: Release, *, long_lived: bool, obtained_by: str
 ) -> None:
     require_way_out(provider, default_release=mode)
-    if mode is Release.HANDLE and not _can_redeem(principal):
+    if mode is Release.HANDLE and not _can_redeem(principal) and not _is_agent_code(principal):
         raise AccessDenied(
             f"{provider.name} has release handle, which on {_where(principal)} behaves as never: "
             "its credential is used through call_api"
@@ -189,6 +191,11 @@ def _require_redeemable(provider: CredentialProvider, default: Release, *, obtai
 def _can_redeem(principal: Principal) -> bool:
     """Whether agent code can have a workload access token of this very principal."""
     return principal.edge in _HANDLE_EDGES and principal.authenticated_by != Proof.LOOPBACK
+
+
+def _is_agent_code(principal: Principal) -> bool:
+    """Whether what asks is code of the agent's with a workload access token, which would redeem a handle at once anyway."""
+    return principal.edge in _CODE_EDGES and principal.authenticated_by == Proof.WORKLOAD_TOKEN
 
 
 def _where(principal: Principal) -> str:

@@ -19,7 +19,7 @@ from mcp_identity.domain.identity import ASSERTED_ISSUER, Principal, Proof, User
 from mcp_identity.vault.records import Records
 
 LIFETIME = timedelta(minutes=15)
-_OWN = (Proof.WORKLOAD_KEY, Proof.JWT)
+_OWN = (Proof.WORKLOAD_KEY, Proof.JWT, Proof.ACCESS_KEY)
 _SUBJECT_LIMIT = 255
 
 
@@ -101,7 +101,7 @@ def _check_user(principal: Principal, user: User | None, user_expires_at: dateti
     if user is None:
         return
     if user.kind is UserKind.ASSERTED:
-        if not principal.workload.may_assert_users:
+        if not principal.may_name_users:
             raise AccessDenied(
                 f"the workload {principal.workload.name} may not name a user by id; pass the user's own token, or an operator "
                 f"allows it: {command(principal.tenant)} workloads update {principal.workload.name} --may-assert-users"

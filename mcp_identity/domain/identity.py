@@ -13,6 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from mcp_identity.domain.authorizer import NOBODY, Authorizer
+from mcp_identity.domain.credentials import Secret
 
 DEFAULT_TENANT = "default"
 LOCAL_ISSUER = "urn:mcp-identity:local:"
@@ -113,6 +114,21 @@ class Proof(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class SubjectToken:
+    """A user's own token, verified, as it may be exchanged for another one on that user's behalf (RFC 8693, RFC 7523).
+
+    Attributes:
+        token: The JWT itself.
+        issuer_id: The row of the issuer that vouches for it; only a provider that lists this issuer is ever given the token.
+        expires_at: When it ends.
+    """
+
+    token: Secret
+    issuer_id: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
     """The verified (tenant, workload, user or none) on whose behalf a call is made.
 
@@ -121,10 +137,14 @@ class Principal:
         user: The user it acts for; None for a workload on its own.
         authenticated_by: What proved it: a `Proof`.
         verified: False where the workload's name is a label that the client chose (stdio, the command line).
-        edge: Through which door it came: ``stdio``, ``cli``, ``http`` or ``sse``; empty for the same as `authenticated_by`.
+        edge: Through which door it came: ``stdio``, ``cli``, ``http``, ``sse`` or ``agentcore``; empty for the same as
+            `authenticated_by`.
         tool_scopes: The scopes of its token, where the issuer was added with required tool scopes; None where none are asked.
         credential_id: Names the credential in the trail: the jti of a token, the row of a key. Never the credential.
         expires_at: When what proved it ends; None where it has no end.
+        may_assert_users: What proved it lets it name a user by an id, also where the workload may not.
+        signed_by: Names for the trail who signed the request in which its credential came, where that was somebody else.
+        subject_token: The user's own token, where the call brought it; an asserted user has none.
     """
 
     workload: WorkloadIdentity
@@ -135,6 +155,9 @@ class Principal:
     tool_scopes: frozenset[str] | None = None
     credential_id: str = ""
     expires_at: datetime | None = None
+    may_assert_users: bool = False
+    signed_by: str = ""
+    subject_token: SubjectToken | None = field(default=None, repr=False, compare=False)
 
     @property
     def tenant(self) -> str:
@@ -150,6 +173,11 @@ class Principal:
     def is_workload_itself(self) -> bool:
         """Whether the workload came for nobody but itself, by a proof of its own: its key, or its service's token."""
         return self.verified and self.user is None and self.authenticated_by in (Proof.WORKLOAD_KEY, Proof.JWT)
+
+    @property
+    def may_name_users(self) -> bool:
+        """Whether it may name a user by an id, without that user's token."""
+        return self.may_assert_users or self.workload.may_assert_users
 
 
 def command(tenant: str) -> str:

@@ -148,7 +148,7 @@ class Gate:
         is_message = self._confirms and scope["method"] == "POST"
         known = authenticator.recall(bearer.secret, edge=self._edge, workload_hint=hint) if is_message else None
         if known is None:
-            found = await self._authenticate(authenticator, bearer, headers, _source(scope))
+            found = await self._authenticate(authenticator, bearer, headers, source_of(scope))
             return Arrived(self._edge, found) if isinstance(found, Principal) else found
         principal, remembered = known
         refusal = self._admit(headers, principal)
@@ -159,7 +159,7 @@ class Gate:
             try:
                 return await authenticator.authenticate(bearer.secret, edge=self._edge, workload_hint=hint)
             except CallerError as error:
-                self._note_failure(error, bearer.digest, _source(scope))
+                self._note_failure(error, bearer.digest, source_of(scope))
                 raise
 
         return Arrived(self._edge, principal, remembered, verify)
@@ -275,7 +275,7 @@ class Gate:
         streams = method == "GET" or (without_sessions and headers.get("mcp-method", "") == "subscriptions/listen")
         with (limits.streams if streams else limits.answering).hold(key, group) as has_room:
             if not has_room or (opens and not limits.sessions.has_room(key)):
-                limits.refused(RateLimited.code, self._edge, principal, _source(scope))
+                limits.refused(RateLimited.code, self._edge, principal, source_of(scope))
                 await challenges.say(challenges.too_many(1), send)
                 return
 
@@ -315,7 +315,7 @@ class Guesses:
 
         async def stopped(scope: Scope, receive: Receive, send: Send) -> None:
             if any(self._limits.failures.is_empty(key) for key in self._keys(scope)):
-                self._limits.refused(RateLimited.code, "http", None, _source(scope))
+                self._limits.refused(RateLimited.code, "http", None, source_of(scope))
                 await challenges.say(challenges.too_many(60), send)
                 return
             await app(scope, receive, send)
@@ -329,7 +329,7 @@ class Guesses:
 
     def _keys(self, scope: Scope) -> tuple[tuple[str, object], ...]:
         caller = authorization_context(scope["user"])
-        return ("redeemer", tuple(caller.values())), ("redeemer at", _source(scope))
+        return ("redeemer", tuple(caller.values())), ("redeemer at", source_of(scope))
 
 
 def is_stateless(headers: Head) -> bool:
@@ -343,7 +343,7 @@ def _is_of_a_foreign_page(headers: Head) -> bool:
     return "origin" not in headers and headers.get("sec-fetch-site", "") in ("cross-site", "same-site")
 
 
-def _source(scope: Scope) -> str:
+def source_of(scope: Scope) -> str:
     """Where a request came from, as the door has found it: an address; of IPv6 the network, which is one subscriber's."""
     client = scope.get("client")
     return _subscriber(str(client[0])) if client else ""
