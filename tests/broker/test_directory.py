@@ -99,7 +99,7 @@ async def test_plain_http_is_refused_but_on_loopback_where_it_is_allowed(product
         await product.update(allow_http_loopback=False)
 
 
-@pytest.mark.parametrize("name", ["", "A", "é", "a b", "../x", "-a", ".a", "a/b", "a" * 129, "a\n", "\uff41"])
+@pytest.mark.parametrize("name", ["", "é", "a b", "../x", "-a", ".a", "a/b", "a" * 256, "a\n", "\uff41"])
 async def test_a_name_that_could_be_taken_for_another_is_refused(product: Product, name: str) -> None:
     with raising("invalid_request"):
         await product.add(name)
@@ -295,7 +295,7 @@ async def test_a_workload_is_registered_at_first_sight_and_stays_the_same(produc
     assert [workload.name for workload in await product.broker.directory.workloads("default")] == ["agent", "b"]
 
 
-@pytest.mark.parametrize("name", ["", "A", "é", "a b", "../x", "a" * 129])
+@pytest.mark.parametrize("name", ["", "-a", "é", "a b", "../x", "a" * 256])
 async def test_a_workload_that_is_no_name_is_refused(product: Product, name: str) -> None:
     with raising("invalid_request"):
         await product.as_workload(name)

@@ -66,7 +66,7 @@ async def test_a_name_is_taken_once_in_its_tenant_and_free_in_another(operator: 
     assert await operator.of("acme").outcomes("create_workload_identity") == ["ok"]
 
 
-@pytest.mark.parametrize("name", ["", "A", "a b", "../x", "a\n", "é"])
+@pytest.mark.parametrize("name", ["", "-a", "a b", "../x", "a\n", "é"])
 async def test_a_name_that_could_be_taken_for_another_is_refused(operator: Operator, name: str) -> None:
     with raising("invalid_request"):
         await operator.create(name)
