@@ -18,10 +18,11 @@ class Callers:
         self._read_at: float | None = None
 
     async def are_possible(self) -> bool:
-        """Whether there is an issuer whose tokens are believed, or a workload key."""
+        """Whether there is an issuer whose tokens are believed, a workload key, or an access key."""
 
         def unit(records: Records) -> bool:
-            return any(not issuer.disabled for issuer in records.all_issuers()) or records.has_workload_keys()
+            has_issuer = any(not issuer.disabled for issuer in records.all_issuers())
+            return has_issuer or records.has_workload_keys() or records.has_access_keys()
 
         return await self._services.vault.read(unit)
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mcp_identity.cli import (
+    access_keys,
     audit,
     calls,
     catalog,
@@ -94,6 +95,7 @@ application.add_typer(catalog.commands, name="catalog")
 application.add_typer(providers.commands, name="providers")
 application.add_typer(issuers.commands, name="issuers")
 application.add_typer(workloads.commands, name="workloads")
+application.add_typer(access_keys.commands, name="access-keys")
 application.command("connect", epilog=connect.EXAMPLES)(connect.connect)
 application.command("token", epilog=tokens.EXAMPLES)(tokens.token)
 application.command("call", epilog=calls.EXAMPLES)(calls.call)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from mcp_identity.domain.access_key import AccessKeyRole
 from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import VaultCorrupt
 from mcp_identity.domain.identity import DEFAULT_TENANT
@@ -31,6 +32,7 @@ HASHES = {
     "login_transactions": {"state_hash", "cookie_hash"},
     "workload_keys": {"key_hash"},
     "releases": {"handle_hash"},
+    "replay_marks": {"mark_hash"},
 }
 """Columns of bytes that are neither sealed nor a MAC: what rows are found by."""
 
@@ -45,6 +47,11 @@ def fill(records: Records) -> None:
     records.keep_code(session, Secret("code"), digest("completion"))
     records.insert_issuer(issuer(), Secret("login-secret"))
     records.insert_workload_key(DEFAULT_TENANT, seeded.agent.id, digest("key"))
+    records.insert_access_key(
+        DEFAULT_TENANT, "MID" + "A" * 17, Secret("signs"), role=AccessKeyRole.WORKLOAD, workload_ids=frozenset({seeded.agent.id})
+    )
+    mark = records.insert_replay_mark(DEFAULT_TENANT, "signature", digest("mark"), expires_at=START + timedelta(minutes=11))
+    records.settle_replay_mark(DEFAULT_TENANT, mark, b"outcome")
     records.insert_signing_key(DEFAULT_TENANT, "ES256", '{"kid":"1"}', Secret("private"), until=START + timedelta(days=1))
     records.insert_release(
         NewRelease(

@@ -6,6 +6,7 @@ transaction, and never talks to a network or a key backend.
 
 from __future__ import annotations
 
+from mcp_identity.vault.records.access_keys import AccessKeyRecords
 from mcp_identity.vault.records.audit import AuditRecords
 from mcp_identity.vault.records.consents import ConsentRecords
 from mcp_identity.vault.records.grant_listings import GrantListings
@@ -14,6 +15,7 @@ from mcp_identity.vault.records.keys import KeyRecords
 from mcp_identity.vault.records.logins import LoginRecords
 from mcp_identity.vault.records.providers import ProviderRecords
 from mcp_identity.vault.records.releases import ReleaseRecords
+from mcp_identity.vault.records.replay_marks import ReplayMarkRecords
 from mcp_identity.vault.records.signing_keys import SigningKeyRecords
 from mcp_identity.vault.records.users import UserRecords
 from mcp_identity.vault.records.workload_keys import WorkloadKeyRecords
@@ -26,11 +28,13 @@ class Records(
     ProviderRecords,
     WorkloadRecords,
     WorkloadKeyRecords,
+    AccessKeyRecords,
     LoginRecords,
     IssuerRecords,
     SigningKeyRecords,
     KeyRecords,
     ReleaseRecords,
+    ReplayMarkRecords,
     UserRecords,
     AuditRecords,
 ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mcp_identity.vault.records import consents, grants, issuers, logins, providers, signing_keys
+from mcp_identity.vault.records import access_keys, consents, grants, issuers, logins, providers, replay_marks, signing_keys
 from mcp_identity.vault.records.protected import Protected
 from mcp_identity.vault.records.rows import COVERED
 
@@ -13,15 +13,17 @@ _ALL = (
     providers.PROTECTED,
     issuers.PROTECTED,
     Protected("workload_keys", covered=COVERED["workload_keys"]),
+    access_keys.PROTECTED,
     signing_keys.PROTECTED,
     Protected("releases", covered=COVERED["releases"]),
     grants.PROTECTED,
     consents.PROTECTED,
     logins.PROTECTED,
+    replay_marks.PROTECTED,
 )
 PROTECTED = {each.table: each for each in _ALL}
 """By table; small ones that authorise first, so that what was moved is soon as good as new."""
-UNWRITTEN = frozenset({"settings", "groups", "approvals", "access_keys", "replay_marks", "policies"})
+UNWRITTEN = frozenset({"settings", "groups", "approvals", "policies"})
 """Tables that have sealed or authenticated columns and that nothing writes yet."""
 CHAINED = frozenset({"audit_events", "audit_heads", "audit_writers"})
 """The trail: chained under the vault's own key, which has one version."""
