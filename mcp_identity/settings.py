@@ -57,6 +57,8 @@ class Settings(BaseSettings):
         default_release: How secrets leave where a provider does not say.
         secret_sources: Where secrets may be that are only named over an API: ``<tenant>=env:<PREFIX>_`` and
             ``<tenant>=file:<folder>``; none of them is listed unless the operator does.
+        url: Where the Python client finds its server; it starts one of its own where this is empty.
+        workload_key: What the Python client shows there, unless it is told otherwise.
         pending_consents: Open consents of one principal.
         links_per_minute: New consent links of one principal for one provider.
         concurrent_waits: Calls of one principal that wait for a consent.
@@ -100,6 +102,8 @@ class Settings(BaseSettings):
     user: str = ""
     default_release: Release = Release.TOKEN
     secret_sources: Names = ()
+    url: str = ""
+    workload_key: str = Field(default="", repr=False)
     pending_consents: int = Field(default=20, ge=1, le=1000)
     links_per_minute: int = Field(default=5, ge=1, le=1000)
     concurrent_waits: int = Field(default=4, ge=1, le=1000)
@@ -302,6 +306,11 @@ def environment_for_clients() -> dict[str, str]:
     if f"{PREFIX}HOME" in found:
         found[f"{PREFIX}HOME"] = str(default_home().expanduser().absolute())
     return found
+
+
+def environment_for_server() -> dict[str, str]:
+    """The environment of a server that this process starts for itself: all of it, since keys and secrets may be named in it."""
+    return {name: value for name, value in os.environ.items() if name not in (f"{PREFIX}URL", f"{PREFIX}WORKLOAD_KEY")}
 
 
 def _holds_password(url: str) -> bool:
