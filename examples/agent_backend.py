@@ -122,10 +122,10 @@ class Company:
 
 
 @contextlib.contextmanager
-def serving(world: World, transport: Transport, port: int) -> Generator[str]:
+def serving(world: World, transport: Transport, port: int, *options: str) -> Generator[str]:
     """Run our server, until the block ends."""
     base_url = f"http://127.0.0.1:{port}"
-    command = world.command("serve", "--transport", transport, "--port", str(port))
+    command = world.command("serve", "--transport", transport, "--port", str(port), *options)
     with subprocess.Popen(command, env=world.environment) as server:
         try:
             _wait_until_ready(server, base_url)

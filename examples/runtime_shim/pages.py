@@ -21,7 +21,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { background: var(--page); color: var(--text); font: 1rem/1.6 system-ui, sans-serif; max-width: 36rem;
   margin: 8vh auto; padding: 0 1rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; line-height: 1.3; }
+h1 { font-size: 1.5rem; line-height: 1.3; } h2 { font-size: 1.1rem; line-height: 1.4; }
 label { display: block; font-weight: 600; }
 input[type=text] { font: inherit; width: 100%; padding: .6rem; border: 1px solid var(--line); border-radius: .4rem; }
 button, a.button { display: inline-block; font: inherit; font-weight: 600; margin-top: 1rem; padding: .6rem 1.25rem; border: 0;
