@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mcp_identity.broker.broker import Broker
     from mcp_identity.domain.access_key import Signer
     from mcp_identity.domain.credentials import Secret
-    from mcp_identity.domain.identity import User
+    from mcp_identity.domain.identity import SubjectToken, User
 
 EDGE = "agentcore"
 TOKEN_SCOPE, ADMIN_SCOPE = "identity:token", "identity:admin"
@@ -47,6 +47,11 @@ class VerifiedUser(Protocol):
     @property
     def tool_scopes(self) -> frozenset[str] | None:
         """Which tools the token may use; None where its issuer is asked for none."""
+        ...
+
+    @property
+    def subject_token(self) -> SubjectToken | None:
+        """The token itself, to be exchanged elsewhere on that user's behalf."""
         ...
 
 
@@ -213,7 +218,13 @@ class Asker:
             RateLimited: If it calls too often.
         """
         identity = self.identity
-        principal = replace(identity.principal, workload=workload, user=None, may_assert_users=identity.may_assert_users)
+        principal = replace(
+            identity.principal,
+            workload=workload,
+            user=None,
+            subject_token=None,
+            may_assert_users=identity.may_assert_users,
+        )
         return self._begin(_within(principal), action)
 
     async def call_by_token(self, token: Secret, action: str) -> Call:

@@ -42,7 +42,9 @@ async def get_workload_access_token_for_jwt(edge: Edge, asker: Asker, given: For
     """For a user whose own token passes the named workload's authorizer."""
     call = await asker.call_for(given.workload_name, _ISSUE)
     verified = await asker.verify_user_token(call.principal, given.user_token)
-    issued = await edge.broker.issue_workload_access_token(call, verified.user, verified.expires_at, verified.tool_scopes)
+    issued = await edge.broker.issue_workload_access_token(
+        call, verified.user, verified.expires_at, verified.tool_scopes, verified.subject_token
+    )
     return WorkloadAccessToken(workload_access_token=issued.token)
 
 
