@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import Route
 
-from mcp_identity.agentcore import data_plane
+from mcp_identity.agentcore import api_keys, data_plane, oauth_providers, tags, unserved, vaults, workloads
 from mcp_identity.agentcore.entry import Entry, unknown_operation
 
 if TYPE_CHECKING:
@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from mcp_identity.agentcore.operations import Edge, Operation
     from mcp_identity.domain.clock import Entropy
 
-OPERATIONS: tuple[Operation, ...] = (*data_plane.OPERATIONS,)
+OPERATIONS: tuple[Operation, ...] = (
+    *data_plane.OPERATIONS,
+    *workloads.OPERATIONS,
+    *oauth_providers.OPERATIONS,
+    *api_keys.OPERATIONS,
+    *vaults.OPERATIONS,
+    *tags.OPERATIONS,
+    *unserved.OPERATIONS,
+)
 PREFIX = "/identities/"
 _ROOTS = (PREFIX, "/tags/", "/resourcepolicy/")
 

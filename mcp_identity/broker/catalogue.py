@@ -18,3 +18,8 @@ def get_definition(name: str) -> ProviderDefinition:
         InvalidRequest: If there is none; the message names those that look alike.
     """
     return catalog.get(name)
+
+
+def find_agentcore_vendor(name: str) -> ProviderDefinition | None:
+    """The vendor that AgentCore calls so (``credentialProviderVendor``), or None."""
+    return catalog.by_agentcore_vendor(name)
