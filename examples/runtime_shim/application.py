@@ -207,8 +207,12 @@ class Application:
         session, since = self._session(request), request.query_params.get("since", "")
         if session is None or not since.isdecimal():
             return Response(status_code=403, headers=HEADERS)
-        talk = session.conversation
-        if not await talk.changed_since(int(since), WAIT_SECONDS):
+        talk, changed = session.conversation, False
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_until_gone, request, tasks.cancel_scope)
+            changed = await talk.changed_since(int(since), WAIT_SECONDS)
+            tasks.cancel_scope.cancel()
+        if not changed:
             return Response(status_code=204, headers=HEADERS)
         return HTMLResponse(pages.conversation(talk.view), headers={**HEADERS, "X-Version": str(talk.view.version)})
 
@@ -293,6 +297,13 @@ class Application:
         answer.set_cookie(
             self._prefix + name, value, max_age=SESSION_SECONDS, httponly=True, samesite="lax", secure=self._secure
         )
+
+
+async def _until_gone(request: Request, waiting: anyio.CancelScope) -> None:
+    """Wait for nobody who has hung up."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    waiting.cancel()
 
 
 def _page(text: str, status: int = 200) -> Response:
