@@ -36,6 +36,7 @@ class HttpOptions:
         insecure_loopback: Serve this machine's user without asking who calls.
         allow_http_loopback: Providers made over an API may use plain HTTP on a loopback address.
         trust_local_user: Believe this machine's user on a vault that others share.
+        admin: Serve the tools for operators, too.
     """
 
     transport: Literal["http", "sse"] = "http"
@@ -44,6 +45,7 @@ class HttpOptions:
     insecure_loopback: bool = False
     allow_http_loopback: bool = False
     trust_local_user: bool = False
+    admin: bool = False
 
 
 def is_loopback(addresses: Iterable[str]) -> bool:

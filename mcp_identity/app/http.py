@@ -65,6 +65,7 @@ class Site:
         sse: Whether SSE is served, too.
         issues_identity_tokens: Whether others can fetch the keys of our identity tokens.
         version: Of the product.
+        admin: Whether there are tools for operators.
         allow_http_loopback: Providers that are made over an API may be http on a loopback address.
     """
 
@@ -73,6 +74,7 @@ class Site:
     sse: bool
     issues_identity_tokens: bool
     version: str
+    admin: bool = False
     allow_http_loopback: bool = False
 
 
@@ -92,6 +94,8 @@ def application(prepared: app.Prepared, site: Site, ending: Ending) -> ASGIApp:
         version=site.version,
         remote=site.authenticator is not None,
         issues_identity_tokens=site.issues_identity_tokens,
+        admin=site.admin,
+        allow_http_loopback=site.allow_http_loopback,
     )
     server.middleware.insert(0, ending.count)
     post = Post(

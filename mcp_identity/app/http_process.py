@@ -151,6 +151,7 @@ async def running_server(
                 sse=options.transport == "sse",
                 issues_identity_tokens=bool(settings.public_url),
                 version=version,
+                admin=options.admin,
                 allow_http_loopback=options.allow_http_loopback,
             )
             served = application(prepared, site, ending)

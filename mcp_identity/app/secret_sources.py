@@ -36,8 +36,8 @@ _PATHS = re.compile(r"=(/[^\s&;,]+)")
 _CLOEXEC, _NOFOLLOW = getattr(os, "O_CLOEXEC", 0), getattr(os, "O_NOFOLLOW", 0)
 _DIRECTORY, _NONBLOCK, _BINARY = getattr(os, "O_DIRECTORY", 0), getattr(os, "O_NONBLOCK", 0), getattr(os, "O_BINARY", 0)
 _UNREADABLE = (
-    "nothing usable is where the secret reference leads: a variable, or a file of at most 64 KiB, with one secret in a line, of "
-    "at most 16 KiB; or a JSON object that has it as the text of the named key"
+    "nothing usable is where the secret reference leads: a variable, or a file of at most 64 KiB, with one secret in a line, "
+    "of at most 16 KiB; or a JSON object that has it as the text of the named key"
 )
 
 

@@ -43,6 +43,8 @@ def serve_stdio(
     *,
     version: str,
     trust_local_user: bool = False,
+    admin: bool = False,
+    allow_http_loopback: bool = False,
 ) -> NoReturn:
     """Serve MCP on stdin and stdout until the input ends or a signal comes; does not return.
 
@@ -55,13 +57,21 @@ def serve_stdio(
         configure_logging: Sets logging up, to stderr.
         version: Of the product.
         trust_local_user: Believe this machine's user on a vault that others share.
+        admin: Serve the tools for operators, too.
+        allow_http_loopback: What those make may use http on a loopback address.
     """
     from mcp_identity.tools.caller import StdioCaller
     from mcp_identity.tools.server import build_server
 
     async def main() -> None:
         process = _StdioProcess(load, configure_logging, trust_local_user=trust_local_user)
-        server = build_server(StdioCaller(process.local), version=version, listed=process.warm_up)
+        server = build_server(
+            StdioCaller(process.local),
+            version=version,
+            listed=process.warm_up,
+            admin=admin,
+            allow_http_loopback=allow_http_loopback,
+        )
         settle()
         async with anyio.create_task_group() as group:
             group.start_soon(process.watch_signals)

@@ -12,6 +12,7 @@ from typing import Any
 
 from mcp_identity.broker.access import require_access, require_workload
 from mcp_identity.broker.access_keys import AccessKeys
+from mcp_identity.broker.administration import Administration
 from mcp_identity.broker.answers import (
     OPEN_STATUS,
     ApiKeyReleased,
@@ -50,7 +51,7 @@ from mcp_identity.broker.release import release_api_key
 from mcp_identity.broker.replays import Replays
 from mcp_identity.broker.services import Services
 from mcp_identity.broker.signing import SigningKeys
-from mcp_identity.broker.storage import VaultStanding, count_unreadable, standing_of
+from mcp_identity.broker.storage import count_unreadable
 from mcp_identity.broker.tokens import NeedsConsent, Tokens
 from mcp_identity.broker.workload_access import WorkloadAccess
 from mcp_identity.broker.workloads import Workloads
@@ -90,6 +91,8 @@ class Broker:
         self.issuers = Issuers(services)
         self.workloads = Workloads(services, signing_keys)
         self.inventory = Inventory(services)
+        self.administration = Administration(services)
+        self.vault_standing = self.administration.vault_standing
         self.access_keys = AccessKeys(services)
         self.replays = Replays(services)
         self.callers = Callers(services)
@@ -285,16 +288,6 @@ class Broker:
         """Look at the whole vault for `doctor`: the database file, and what is kept of every tenant."""
         version, problems = await self._services.vault.check_storage()
         return StorageReport(version, problems, await self._services.vault.read(count_unreadable))
-
-    async def vault_standing(self, call: Call) -> VaultStanding:
-        """Under which key the secrets of an operator's tenant are."""
-
-        def unit(records: Records) -> VaultStanding:
-            found = standing_of(records, call.principal.tenant)
-            records.append_audit(call.event())
-            return found
-
-        return await audited(self._services.vault, call, lambda: self._services.vault.run(unit, call.event()))
 
     async def complete_consent(self, call: Call, session_uri: str, user: User) -> ConsentStatus:
         """Finish a consent that came back to the workload's own app.

@@ -47,7 +47,7 @@ class Grants:
                     title=title_of(provider),
                     scopes=tuple(sorted(provider.scopes)),
                     grants=tuple(
-                        _summary(grant, provider.name) for grant in grants.grants if grant.key.provider_row == provider.id
+                        summary_of(grant, provider.name) for grant in grants.grants if grant.key.provider_row == provider.id
                     ),
                 )
                 for provider in found.providers
@@ -66,7 +66,7 @@ class Grants:
             names = {provider.id: provider.name for provider in records.list_providers(call.principal.tenant).providers}
             found = _mine(records, call)
             records.append_audit(call.event())
-            summaries = tuple(_summary(grant, names.get(grant.key.provider_row, "")) for grant in found.grants)
+            summaries = tuple(summary_of(grant, names.get(grant.key.provider_row, "")) for grant in found.grants)
             return GrantListing(summaries, len(found.corrupt))
 
         return await self._services.vault.run(unit, call.event())
@@ -162,7 +162,8 @@ def _may_see(call: Call, provider: CredentialProvider) -> bool:
     return True
 
 
-def _summary(grant: Grant, provider: str) -> GrantSummary:
+def summary_of(grant: Grant, provider: str) -> GrantSummary:
+    """A grant without its secrets; the provider by its name."""
     tokens = grant.tokens
     return GrantSummary(
         provider=provider,
@@ -171,8 +172,8 @@ def _summary(grant: Grant, provider: str) -> GrantSummary:
         reason=grant.reason,
         scopes=tuple(sorted(tokens.scopes)) if tokens else (),
         declined_scopes=tuple(sorted(tokens.declined_scopes)) if tokens else (),
-        expires_at=tokens.expires_at if tokens else None,
-        refreshable=bool(tokens and tokens.refresh_token) or grant.key.flow is Flow.M2M,
+        expires_at=tokens.known_end if tokens else None,
+        refreshable=bool(tokens and tokens.refresh_token) or not grant.key.flow.asks_user,
         resource=grant.key.resource,
         audience=grant.key.audience,
         account_id=tokens.account_id if tokens else "",

@@ -24,6 +24,7 @@ workload key. Beyond 127.0.0.1 set MCP_IDENTITY_PUBLIC_URL, and a certificate or
 examples:
   mcp-identity serve
   mcp-identity serve --workload claude-desktop
+  mcp-identity serve --toolset admin
   mcp-identity serve --transport http
   mcp-identity serve --transport http --insecure-loopback
   MCP_IDENTITY_PUBLIC_URL=https://identity.example.com MCP_IDENTITY_TRUSTED_PROXIES=10.0.0.5 \\
@@ -31,6 +32,8 @@ examples:
 """
 _HOST, _PORT = "127.0.0.1", 8000
 _HIGHEST_PORT = 65_535
+AGENT, ADMIN = "agent", "admin"
+"""The toolsets."""
 
 
 def serve(arguments: list[str]) -> NoReturn:
@@ -41,12 +44,15 @@ def serve(arguments: list[str]) -> NoReturn:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
+    toolsets = _toolsets(parser, options.toolset)
     if options.transport == "stdio":
-        _refuse_network_options(parser, options)
+        _refuse_network_options(parser, options, toolsets)
     elif options.workload and not options.insecure_loopback:
         parser.error("--workload is for stdio; over HTTP each caller's bearer says which workload it is")
     elif options.trust_local_user and not options.insecure_loopback:
         parser.error("--trust-local-user is for stdio and --insecure-loopback; else nobody over HTTP is this machine's user")
+    elif ADMIN in toolsets and options.insecure_loopback:
+        parser.error("--toolset admin needs callers who prove who they are; leave --insecure-loopback out, or use stdio")
     gc.disable()  # switched on again once everything is imported
     from mcp_identity import __version__
     from mcp_identity.cli.logs import configure_logging
@@ -65,7 +71,14 @@ def serve(arguments: list[str]) -> NoReturn:
     if options.transport == "stdio":
         from mcp_identity.app.stdio import serve_stdio
 
-        serve_stdio(load, configure, version=__version__, trust_local_user=options.trust_local_user)
+        serve_stdio(
+            load,
+            configure,
+            version=__version__,
+            trust_local_user=options.trust_local_user,
+            admin=ADMIN in toolsets,
+            allow_http_loopback=options.allow_http_loopback,
+        )
     from mcp_identity.app.exposure import HttpOptions
     from mcp_identity.app.http_process import serve_http
     from mcp_identity.app.memory import settle
@@ -77,6 +90,7 @@ def serve(arguments: list[str]) -> NoReturn:
         insecure_loopback=options.insecure_loopback,
         allow_http_loopback=options.allow_http_loopback,
         trust_local_user=options.trust_local_user,
+        admin=ADMIN in toolsets,
     )
     settle()
     sys.exit(serve_http(load, configure, given, version=__version__))
@@ -98,6 +112,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workload", metavar="NAME", help="the agent's name, on stdio; default: MCP_IDENTITY_WORKLOAD or the host's"
     )
+    parser.add_argument(
+        "--toolset",
+        action="append",
+        metavar="NAME",
+        help="agent (default; always there), or admin for the tools of operators, too: on stdio for whoever starts it, over "
+        "HTTP for tokens with the scope identity:admin; several with commas, or repeat it",
+    )
     parser.add_argument("--host", help=f"where to listen (default: {_HOST})")
     parser.add_argument("--port", type=_port, help=f"where to listen; 0 for a free port (default: {_PORT})")
     parser.add_argument(
@@ -108,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow-http-loopback",
         action="store_true",
-        help="let providers made over an API use http:// on a loopback address, for development",
+        help="let providers made over an API use http:// on a loopback address, for development; on stdio with --toolset admin",
     )
     parser.add_argument(
         "--trust-local-user",
@@ -119,13 +140,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse_network_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+def _toolsets(parser: argparse.ArgumentParser, given: list[str] | None) -> frozenset[str]:
+    named = frozenset(name.strip() for each in given or () for name in each.split(","))
+    if not named <= {AGENT, ADMIN}:
+        parser.error(f"a toolset is one of: {AGENT}, {ADMIN}")
+    return named | {AGENT}
+
+
+def _refuse_network_options(parser: argparse.ArgumentParser, options: argparse.Namespace, toolsets: frozenset[str]) -> None:
     """An option that stdio does not have is a mistake that must not pass in silence."""
     given = {
         "--host": options.host is not None,
         "--port": options.port is not None,
         "--insecure-loopback": options.insecure_loopback,
-        "--allow-http-loopback": options.allow_http_loopback,
+        "--allow-http-loopback": options.allow_http_loopback and ADMIN not in toolsets,
     }
     for name in (name for name, there in given.items() if there):
         parser.error(f"{name} is for --transport http or sse")

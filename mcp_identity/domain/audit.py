@@ -10,6 +10,10 @@ from mcp_identity.domain.consent import ConsentSession
 
 CORRELATION_LENGTH = 16
 """Characters of a session id that join the rows of one consent."""
+REFUSED = "refused"
+"""Stands for every outcome that is an error."""
+SERVED = ("ok", "consent_required")
+"""The outcomes that are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,27 @@ class AuditEvent:
         if outcome == self.outcome and not detail:
             return self
         return replace(self, outcome=outcome, detail={**self.detail, **detail})
+
+
+@dataclass(frozen=True, slots=True)
+class AuditQuery:
+    """Which events are looked for; all that is said must hold, and what is empty says nothing.
+
+    Attributes:
+        who: A workload's name, or a user's key or name for people; exactly.
+        action: The verb.
+        provider: The credential provider's name.
+        outcome: ``ok``, ``consent_required`` or an error's code; `REFUSED` for all of those.
+        since: From this moment on.
+        until: Before this moment.
+    """
+
+    who: str = ""
+    action: str = ""
+    provider: str = ""
+    outcome: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 def session_event(session: ConsentSession, action: str) -> AuditEvent:

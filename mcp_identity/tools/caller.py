@@ -21,6 +21,7 @@ from mcp_identity.domain.identity import Proof, slug
 from mcp_identity.domain.standing import Outdated, standing
 from mcp_identity.tools.limits import caller_of, group_of
 from mcp_identity.tools.results import protocol_error
+from mcp_identity.tools.scopes import administers
 
 if TYPE_CHECKING:
     from mcp_identity.broker.audit import Call
@@ -68,6 +69,10 @@ class Caller(Protocol):
     @property
     def verifier(self) -> Authenticator | None:
         """Verifies second bearers; None where there are no issuers."""
+        ...
+
+    def administers(self) -> bool:
+        """Whether the caller of this message is served what is for operators, where the server has it."""
         ...
 
     async def begin(self, action: str) -> tuple[Broker, Call]:
@@ -131,6 +136,10 @@ class StdioCaller:
         self._client_name = ""
         self._workload = ""
         self._principal: tuple[int, Principal] | None = None
+
+    def administers(self) -> bool:
+        """Whoever started this process is its operator."""
+        return True
 
     async def begin(self, action: str) -> tuple[Broker, Call]:
         """Begin a call: the broker, and the call with its verified principal."""
@@ -202,6 +211,11 @@ class HttpCaller:
         self._broker = broker
         self._limits = limits
 
+    def administers(self) -> bool:
+        """Whether the bearer of this request is an operator's."""
+        principal = _arrived.get().principal
+        return principal is not None and administers(principal)
+
     async def begin(self, action: str) -> tuple[Broker, Call]:
         """Begin a call of the principal whose bearer came with this request."""
         arrived = _arrived.get()
@@ -266,6 +280,10 @@ class LoopbackCaller:
         self._local = local
         self._limits = limits
         self._principals: dict[str, tuple[int, Principal]] = {}
+
+    def administers(self) -> bool:
+        """Nobody is asked who they are here, and not every system tells whose a connection is."""
+        return False
 
     async def begin(self, action: str) -> tuple[Broker, Call]:
         """Begin a call of this machine's user."""

@@ -27,7 +27,14 @@ from mcp.server.mcpserver.exceptions import (
     UnexpectedToolError,
 )
 from mcp.server.stdio import stdio_server
-from mcp.types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult
+from mcp.types import (
+    INVALID_PARAMS,
+    CallToolResult,
+    GetPromptResult,
+    InputRequiredResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+)
 from pydantic import ValidationError
 
 from mcp_identity.domain.errors import IdentityError, InsufficientScope, InvalidRequest, NotFound, clean_text
@@ -36,7 +43,7 @@ from mcp_identity.tools import results
 from mcp_identity.tools.elicitation import watching
 from mcp_identity.tools.request_state import RequestStates
 from mcp_identity.tools.results import protocol_error
-from mcp_identity.tools.scopes import is_allowed, scopes_needed
+from mcp_identity.tools.scopes import ADMIN, is_allowed, scope_of, scopes_needed
 from mcp_identity.tools.texts import INSTRUCTIONS
 
 if TYPE_CHECKING:
@@ -136,6 +143,14 @@ class IdentityServer(MCPServer[Any]):
 
         return write_down
 
+    async def _handle_list_tools(self, ctx: Any, params: PaginatedRequestParams | None) -> ListToolsResult:
+        """The tools that there are for this caller; the list is private to it (see the cache hints)."""
+        del ctx, params
+        tools = await self.list_tools()
+        if not self._caller.administers():
+            tools = [each for each in tools if scope_of(each.name) != ADMIN]
+        return ListToolsResult(tools=tools)
+
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
@@ -155,6 +170,9 @@ class IdentityServer(MCPServer[Any]):
         known = await self._known(name)
         token = _call.set(None)
         try:
+            if scope_of(name) == ADMIN and not self._caller.administers():
+                await self._write_down(InsufficientScope("only operators are served this", scopes=(ADMIN,)), name)
+                raise _unknown_tool(name)  # as if there were none: which there are is not everybody's business
             misspelt = [argument for argument in arguments if argument not in known]
             if misspelt:
                 return await self._refuse(name, _unknown_argument(misspelt[0], known))
@@ -206,7 +224,7 @@ class IdentityServer(MCPServer[Any]):
             self._arguments = {each.name: [*each.input_schema.get("properties", {})] for each in await self.list_tools()}
         known = self._arguments.get(tool)
         if known is None:
-            raise MCPError(INVALID_PARAMS, f"Unknown tool: {clean_text(tool, _NAME_LIMIT)}")
+            raise _unknown_tool(tool)
         return known
 
     async def _refuse(self, tool: str, error: IdentityError) -> CallToolResult:
@@ -255,6 +273,10 @@ def _internal(what: str, cause: BaseException | None) -> IdentityError:
 
 def _with_headers(_tool: str) -> None:
     """The schema of a tool that takes arguments out of headers: of none."""
+
+
+def _unknown_tool(name: str) -> MCPError:
+    return MCPError(INVALID_PARAMS, f"Unknown tool: {clean_text(name, _NAME_LIMIT)}")
 
 
 def _unknown_argument(argument: str, known: list[str]) -> InvalidRequest:

@@ -1,7 +1,11 @@
 """Which scope of a caller's token does what need? One table, for the gate that challenges and for the edge that refuses.
 
 Scopes are asked for only of issuers that were added with required tool scopes; `Principal.tool_scopes` is None for everybody
-else. A name that stands nowhere here needs a scope that nobody holds, so that who forgets a tool serves it to nobody.
+else. A name that stands nowhere here needs the scope of operators, so that who forgets a tool serves it to no agent.
+
+An operator is who starts the process (stdio), or who brings a token of an issuer that was added with required tool scopes and
+that says `identity:admin`: a token of its own, by which its identity provider says so. A workload key, a workload access token,
+whatever it was made from, and a token that nobody asks for scopes are an agent's.
 """
 
 from __future__ import annotations
@@ -9,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
+
+from mcp_identity.domain.identity import Proof
 
 if TYPE_CHECKING:
     from mcp_identity.domain.identity import Principal
@@ -55,8 +61,18 @@ def scope_of(name: str) -> str:
 
 
 def is_allowed(principal: Principal, name: str) -> bool:
-    """Whether a principal's token has the scope that a tool, a resource or a prompt needs."""
-    return principal.tool_scopes is None or scope_of(name) in principal.tool_scopes
+    """Whether a principal has the scope that a tool, a resource or a prompt needs."""
+    needed = scope_of(name)
+    if needed == ADMIN:
+        return administers(principal)
+    return principal.tool_scopes is None or needed in principal.tool_scopes
+
+
+def administers(principal: Principal) -> bool:
+    """Whether a principal is an operator; nobody is by default."""
+    if principal.authenticated_by == Proof.JWT:
+        return principal.tool_scopes is not None and ADMIN in principal.tool_scopes
+    return principal.authenticated_by == Proof.STDIO
 
 
 def is_of_use(principal: Principal, name: str) -> bool:

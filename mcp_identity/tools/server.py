@@ -27,8 +27,10 @@ def build_server(
     listed: Callable[[], None] | None = None,
     remote: bool = False,
     issues_identity_tokens: bool = False,
+    admin: bool = False,
+    allow_http_loopback: bool = False,
 ) -> IdentityServer:
-    """Make the server with the tools that agents need.
+    """Make the server with the tools that agents need, and those of operators where it is to have them.
 
     Args:
         caller: Who is calling, and the broker behind.
@@ -36,6 +38,8 @@ def build_server(
         listed: Told when the list of tools was read.
         remote: Callers prove who they are, so there are tools that need such a proof; elsewhere they do not exist.
         issues_identity_tokens: Others can fetch the keys that verify our identity tokens.
+        admin: There are tools for operators; nobody else sees them.
+        allow_http_loopback: What those make may use http on a loopback address.
     """
     server = IdentityServer(caller, version, listed)
     _add_looking_tools(server)
@@ -47,6 +51,10 @@ def build_server(
         workload_tools.add_workload_tokens(server)
     if remote and issues_identity_tokens:
         workload_tools.add_identity_tokens(server)
+    if admin:
+        from mcp_identity.tools import admin as admin_tools  # few servers have them, and start-up is on the person's clock
+
+        admin_tools.add(server, allow_http_loopback=allow_http_loopback)
     _add_resources(server)
     return server
 

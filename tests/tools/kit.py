@@ -20,6 +20,7 @@ from mcp_identity.domain.credentials import Flow, Reason, Secret
 from mcp_identity.domain.errors import ConsentDenied, ConsentNotFound, IdentityError, Unauthenticated
 from mcp_identity.domain.identity import Principal, Proof, User, UserKind, WorkloadIdentity
 from mcp_identity.tools.edge import IdentityServer
+from mcp_identity.tools.scopes import administers
 from mcp_identity.tools.server import build_server
 from tests.fakes.vendor import new_secret
 
@@ -189,6 +190,9 @@ class FakeCaller:
     broker: FakeBroker
     principal: Principal = field(default_factory=principal)
     verifier: Any = None
+
+    def administers(self) -> bool:
+        return administers(self.principal)
 
     async def begin(self, action: str) -> Any:
         return self.broker, Call(self.principal, action, "c0ffee")

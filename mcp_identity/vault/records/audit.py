@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import RowMapping, bindparam, func, insert, select, tuple_, update
 from sqlalchemy.exc import DBAPIError
 
-from mcp_identity.domain.audit import AuditEvent
+from mcp_identity.domain.audit import REFUSED, SERVED, AuditEvent, AuditQuery
 from mcp_identity.domain.errors import AuditUnavailable, VaultCorrupt, clean_text
 from mcp_identity.vault.envelope import length_prefixed
 from mcp_identity.vault.failures import locked_for
@@ -164,6 +164,40 @@ class AuditRecords(RecordsBase):
         else:
             behind = query.where(tuple_(*order) > after).order_by(*order)
             rows = self.connection.execute(behind).mappings().all()
+        return [((row["at"], row["writer_id"], row["sequence"]), _event(row)) for row in rows]
+
+    def search_audit(
+        self, tenant: str, query: AuditQuery, *, limit: int, before: AuditPlace | None = None
+    ) -> list[tuple[AuditPlace, AuditEvent]]:
+        """Events of a tenant, the newest first, each with its place in the trail.
+
+        Args:
+            tenant: The tenant.
+            query: Which ones.
+            limit: The most events.
+            before: The next events before this place; None for the latest ones.
+        """
+        order, found = (_EVENTS.c.at, _EVENTS.c.writer_id, _EVENTS.c.sequence), [_EVENTS.c.tenant_id == tenant]
+        if query.who:
+            found.append(
+                (_EVENTS.c.workload == query.who) | (_EVENTS.c.user_key == query.who) | (_EVENTS.c.user_display == query.who)
+            )
+        if query.action:
+            found.append(_EVENTS.c.action == query.action)
+        if query.provider:
+            found.append(_EVENTS.c.provider == query.provider)
+        if query.outcome == REFUSED:
+            found.append(_EVENTS.c.outcome.not_in(SERVED))
+        elif query.outcome:
+            found.append(_EVENTS.c.outcome == query.outcome)
+        if query.since:
+            found.append(_EVENTS.c.at >= micros(query.since))
+        if query.until:
+            found.append(_EVENTS.c.at < micros(query.until))
+        if before is not None:
+            found += [_EVENTS.c.at <= before[0], tuple_(*order) < before]
+        latest = select(_EVENTS).where(*found).order_by(*(column.desc() for column in order)).limit(limit)
+        rows = self.connection.execute(latest).mappings().all()
         return [((row["at"], row["writer_id"], row["sequence"]), _event(row)) for row in rows]
 
     def last_releases(self, tenant: str, user_key: str) -> dict[tuple[str, str], datetime]:

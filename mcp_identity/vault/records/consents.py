@@ -32,6 +32,7 @@ from mcp_identity.vault.records.audit import AuditRecords
 from mcp_identity.vault.records.base import intact, table
 from mcp_identity.vault.records.consent_cell import decode_request, encode_request
 from mcp_identity.vault.records.moments import micros, moment
+from mcp_identity.vault.records.owners import Owner, owned_rows
 from mcp_identity.vault.records.protected import Protected, Row, SealedColumn
 
 _SESSIONS = table("consent_sessions")
@@ -282,15 +283,17 @@ class ConsentRecords(AuditRecords):
 
     def end_sessions(self, tenant: str, workload_id: str, user: str, provider_row: str, error_code: str) -> int:
         """End every open session of a principal at one provider; for a revocation."""
+        owner = Owner(tenant, workload_id, provider_row=provider_row)
+        return self._end_open(error_code, *owned_rows(_SESSIONS, owner), _SESSIONS.c.user_key == user)
+
+    def end_sessions_of(self, owner: Owner, error_code: str) -> int:
+        """The same for whomever an operator means."""
+        return self._end_open(error_code, *owned_rows(_SESSIONS, owner))
+
+    def _end_open(self, error_code: str, *conditions: ColumnElement[bool]) -> int:
         changed = self.connection.execute(
             update(_SESSIONS)
-            .where(
-                _SESSIONS.c.tenant_id == tenant,
-                _SESSIONS.c.workload_id == workload_id,
-                _SESSIONS.c.user_key == user,
-                _SESSIONS.c.provider_row == provider_row,
-                _SESSIONS.c.state.in_(_OPEN),
-            )
+            .where(*conditions, _SESSIONS.c.state.in_(_OPEN))
             .values(state=ConsentState.FAILED.value, error_code=error_code, updated_at=micros(self.now), **_ERASED)
         )
         return changed.rowcount

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, tuple_
 
-from mcp_identity.domain.credentials import Grant
+from mcp_identity.domain.credentials import Grant, GrantState
 from mcp_identity.domain.errors import VaultCorrupt
 from mcp_identity.vault.records.base import AnyRow, table
 from mcp_identity.vault.records.grants import GrantRecords, key_of_row
+from mcp_identity.vault.records.owners import Owner, owned_rows
 
 _GRANTS = table("grants")
 
@@ -28,6 +29,25 @@ class GrantList:
     corrupt: tuple[str, ...] = ()
 
 
+GrantPlace = tuple[int, str, int]
+"""Where a grant stands among those of its tenant: when it was made in microseconds, its row id, and nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrantPage:
+    """A part of a listing, the newest first.
+
+    Attributes:
+        grants: The readable ones.
+        corrupt: Row ids of the others.
+        next_place: Before which place the next page begins; None where there is none.
+    """
+
+    grants: tuple[Grant, ...]
+    corrupt: tuple[str, ...]
+    next_place: GrantPlace | None
+
+
 class GrantListings(GrantRecords):
     """All grants of somebody, or at some provider."""
 
@@ -39,6 +59,26 @@ class GrantListings(GrantRecords):
             _GRANTS.c.user_key.in_(user_keys),
         )
         return self._readable(self.connection.execute(query.order_by(_GRANTS.c.created_at)).mappings().all())
+
+    def page_grants(self, owner: Owner, *, limit: int, before: GrantPlace | None = None, ended: bool = True) -> GrantPage:
+        """Grants of whomever, the newest first.
+
+        Args:
+            owner: Whose.
+            limit: The most rows.
+            before: Only those before this place; None for the newest.
+            ended: Whether revoked ones are among them.
+        """
+        order, found = (_GRANTS.c.created_at, _GRANTS.c.id), owned_rows(_GRANTS, owner)
+        if not ended:
+            found.append(_GRANTS.c.state != GrantState.REVOKED.value)
+        if before is not None:
+            found.append(tuple_(*order) < before[:2])
+        query = select(_GRANTS).where(*found).order_by(*(column.desc() for column in order)).limit(limit + 1)
+        rows = self.connection.execute(query).mappings().all()
+        readable = self._readable(rows[:limit])
+        last = rows[limit - 1] if len(rows) > limit else None
+        return GrantPage(readable.grants, readable.corrupt, (last["created_at"], str(last["id"]), 0) if last else None)
 
     def list_user_grants(self, tenant: str, user_key: str) -> GrantList:
         """What one user has granted, to whichever workload."""
