@@ -31,6 +31,8 @@ from mcp_identity.agentcore.shapes_providers import (
 from mcp_identity.agentcore.times import times
 from mcp_identity.broker.answers import ProviderSpec
 from mcp_identity.broker.catalogue import find_agentcore_vendor, get_definition
+from mcp_identity.broker.directory import EVERY_ISSUER
+from mcp_identity.domain.credentials import Flow
 from mcp_identity.domain.provider import ProviderKind, Release
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ async def create(edge: Edge, asker: Asker, given: OAuthProviderCreation) -> OAut
         client_authentication=_authentication(name, block),
         secret=secret.value,
         secret_reference=secret.reference,
+        subject_issuers=_subject_issuers(definition, block),
         release=Release.HANDLE.value,
         allow_http_loopback=edge.allow_http_loopback,
         tags=tuple((given.tags or {}).items()),
@@ -93,6 +96,7 @@ async def update(edge: Edge, asker: Asker, given: OAuthProviderUpdate) -> OAuthP
         client_authentication=_authentication(name, block),
         secret=secret.value,
         secret_reference=secret.reference,
+        subject_issuers=_subject_issuers(definition, block),
     )
     provider, _ = await edge.broker.directory.update(call, given.name, spec, KIND)
     return _shown(edge, asker, provider)
@@ -186,6 +190,13 @@ def _replaced(definition: ProviderDefinition, settings: dict[str, str]) -> dict[
         if definition.settings[name].default is not None
     }
     return {**empty, **definition.agentcore_defaults, **settings}
+
+
+def _subject_issuers(definition: ProviderDefinition, block: ClientConfig) -> tuple[str, ...] | None:
+    """Whose users' tokens may be exchanged: where anybody's may, those of every issuer that the tenant trusts now."""
+    if isinstance(block, CustomConfig):
+        return EVERY_ISSUER if block.on_behalf_of_token_exchange_config is not None else ()
+    return EVERY_ISSUER if Flow.ON_BEHALF_OF_TOKEN_EXCHANGE in definition.flows else None
 
 
 def _vendor(provider: CredentialProvider) -> str:

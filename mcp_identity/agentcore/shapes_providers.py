@@ -177,6 +177,7 @@ class ConfigOutput(Shape):
     client_id: str | None = None
     client_authentication_method: ClientAuthenticationMethod | None = None
     on_behalf_of_token_exchange_config: OnBehalfOf | None = None
+    private_key_jwt_config: PrivateKeyJwt | None = None
 
 
 class OAuthProviderCreated(Shape):
