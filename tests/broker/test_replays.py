@@ -178,6 +178,7 @@ async def test_an_outcome_that_was_changed_or_moved_is_not_told(product: Product
     await product.sql("UPDATE replay_marks SET outcome = (SELECT b.outcome FROM replay_marks b WHERE b.id <> replay_marks.id)")
     with pytest.raises(VaultCorrupt):
         await replays.once("default", ONE, Counting())
+    await product.vault.ensure_tenant("acme")
     await product.sql("UPDATE replay_marks SET tenant_id = 'acme'")
     with pytest.raises(VaultCorrupt):
         await replays.once("default", ONE, Counting())

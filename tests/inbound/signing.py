@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, cast
+from importlib import import_module
+from typing import Any
 from urllib.parse import urlsplit
-
-import botocore.session
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSPreparedRequest, AWSRequest, AWSResponse
-from botocore.config import Config
-from botocore.credentials import Credentials
-from botocore.model import OperationModel, Shape
 
 from mcp_identity.domain.credentials import Secret
 from mcp_identity.inbound.sigv4 import SignedRequest
 
+_auth: Any = import_module("botocore.auth")  # it has no types
+_requests: Any = import_module("botocore.awsrequest")
+_session: Any = import_module("botocore.session")
+_config: Any = import_module("botocore.config")
+_credentials: Any = import_module("botocore.credentials")
 HOST = "127.0.0.1:8000"
 URL = f"http://{HOST}"
 REGION = "eu-central-1"
@@ -47,9 +46,9 @@ def sign(
 ) -> SignedRequest:
     """A request that botocore signs."""
     given = {"Content-Type": "application/json"} if body and headers is None else headers or {}
-    request: Any = AWSRequest(method, url + target, headers=given, data=body)
+    request = _requests.AWSRequest(method, url + target, headers=given, data=body)
     plain = secret.reveal() if isinstance(secret, Secret) else secret
-    signer: Any = SigV4Auth(Credentials(key_id, plain, token), service, region)
+    signer = _auth.SigV4Auth(_credentials.Credentials(key_id, plain, token), service, region)
     request.context["timestamp"] = at.strftime("%Y%m%dT%H%M%SZ")
     signer._modify_request_before_signing(request)
     to_sign = signer.string_to_sign(request, signer.canonical_request(request))
@@ -57,30 +56,29 @@ def sign(
     return on_the_wire(request.prepare())
 
 
-def on_the_wire(prepared: AWSPreparedRequest) -> SignedRequest:
+def on_the_wire(prepared: Any) -> SignedRequest:
     """What a server gets of a prepared request."""
-    plain = cast("Any", prepared)
-    parts = urlsplit(plain.url)
-    headers = {str(name).lower(): value for name, value in plain.headers.items()}
+    parts = urlsplit(str(prepared.url))
+    headers = {str(name).lower(): value for name, value in prepared.headers.items()}
     headers.setdefault("host", parts.netloc)
     raw = tuple(
         (name.encode(), value if isinstance(value, bytes) else str(value).encode("latin-1")) for name, value in headers.items()
     )
-    body = plain.body or b""
+    body = prepared.body or b""
     return SignedRequest(
-        plain.method, parts.path.encode(), parts.query.encode(), raw, body if isinstance(body, bytes) else body.encode()
+        str(prepared.method), parts.path.encode(), parts.query.encode(), raw, body if isinstance(body, bytes) else body.encode()
     )
 
 
 def client(plane: str, url: str = URL, **given: Any) -> Any:
     """A stock client of one plane."""
-    session = botocore.session.Session()
-    config = Config(retries={"total_max_attempts": 1, "mode": "standard"})
-    keys = {"aws_access_key_id": KEY_ID, "aws_secret_access_key": SECRET, "region_name": REGION} | given
+    session = _session.Session()
+    config = _config.Config(retries={"total_max_attempts": 1, "mode": "standard"})
+    keys: dict[str, Any] = {"aws_access_key_id": KEY_ID, "aws_secret_access_key": SECRET, "region_name": REGION} | given
     return session.create_client(plane, endpoint_url=url, config=config, **keys)
 
 
-def operations(plane: str) -> list[OperationModel]:
+def operations(plane: str) -> list[Any]:
     """The operations of one plane that have to do with identities."""
     model = client_model(plane)
     found = [model.operation_model(name) for name in model.operation_names]
@@ -89,7 +87,7 @@ def operations(plane: str) -> list[OperationModel]:
 
 def client_model(plane: str) -> Any:
     """The service model that botocore ships."""
-    return botocore.session.Session().get_service_model(plane)
+    return _session.Session().get_service_model(plane)
 
 
 @cache
@@ -106,11 +104,11 @@ def time_of(request: SignedRequest) -> datetime:
 
 def _sent_by_clients(url: str) -> Iterator[tuple[str, SignedRequest]]:
     for plane in PLANES:
-        made, caught = client(plane, url), list[AWSPreparedRequest]()
+        made, caught = client(plane, url), list[Any]()
 
-        def catch(request: AWSPreparedRequest, caught: list[AWSPreparedRequest] = caught, **_: Any) -> AWSResponse:
+        def catch(request: Any, caught: list[Any] = caught, **_: Any) -> Any:
             caught.append(request)
-            return AWSResponse(request.url, 200, {}, cast("Any", _Body()))
+            return _requests.AWSResponse(request.url, 200, {}, _Body())
 
         made.meta.events.register("before-send", catch)
         for operation in operations(plane):
@@ -145,7 +143,7 @@ def least(shape: Any, name: str = "") -> Any:  # noqa: PLR0911 - a kind of shape
             return int(shape.metadata.get("min", 1))
 
 
-def _text(shape: Shape, name: str) -> str:
+def _text(shape: Any, name: str) -> str:
     if enum := getattr(shape, "enum", None):
         return str(enum[0])
     if name == "resourceArn":

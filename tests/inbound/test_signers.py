@@ -203,6 +203,7 @@ async def test_a_key_of_another_tenant_is_of_that_tenant(operator: Operator, sig
 
 async def test_a_row_that_was_changed_signs_nothing(operator: Operator, signers: Signers) -> None:
     issued = await make(operator)
+    await operator.vault.ensure_tenant("acme")
     for column, value in (("role", "'workload'"), ("may_assert_users", "1"), ("tenant_id", "'acme'"), ("secret", "NULL")):
         before = await _cell(operator, column)
         await _edit(operator, f"UPDATE access_keys SET {column} = {value}")  # noqa: S608 - names of ours

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mcp_identity.domain.access_key import AccessKeyRole
 from mcp_identity.domain.authorizer import Authorizer, ClaimOperator, ClaimRule
 from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import NotFound, VaultCorrupt
@@ -22,7 +23,8 @@ from mcp_identity.vault.vault import Vault
 from tests.fakes.clock import START
 from tests.vault.kit import digest
 
-FREE = {"workload_keys": {"last_used_at"}}
+ACCESS_KEY = "MID" + "A" * 17
+FREE = {"workload_keys": {"last_used_at"}, "access_keys": {"last_used_at"}}
 """Columns that decide nothing."""
 
 
@@ -63,6 +65,9 @@ def fill(records: Records) -> None:
     records.insert_issuer(issuer("other"), Secret("other-secret"))
     records.insert_workload(workload(), "cli")
     records.insert_workload_key("default", "workload", digest("key"), label="production", expires_at=START.replace(year=2027))
+    records.insert_access_key(
+        "default", ACCESS_KEY, Secret("signs"), role=AccessKeyRole.WORKLOAD, workload_ids=frozenset({"workload"})
+    )
     records.insert_signing_key("default", "ES256", '{"kid":"1"}', Secret('{"d":"1"}'), until=START.replace(year=2027))
     records.insert_signing_key("default", "ES256", '{"kid":"2"}', Secret('{"d":"2"}'), until=START.replace(year=2027))
 
@@ -83,6 +88,10 @@ def read_keys(records: Records) -> object:
     return records.find_workload_key(digest("key")), records.list_workload_keys("default", "workload")
 
 
+def read_access_keys(records: Records) -> object:
+    return records.find_access_key(ACCESS_KEY), records.list_access_keys("default")
+
+
 def read_signing_keys(records: Records) -> object:
     found = records.list_signing_keys("default")
     return found, [records.open_signing_key(each) for each in found]
@@ -91,6 +100,7 @@ def read_signing_keys(records: Records) -> object:
 READERS: dict[str, Callable[[Records], object]] = {
     "issuers": read_issuers,
     "workload_keys": read_keys,
+    "access_keys": read_access_keys,
     "signing_keys": read_signing_keys,
 }
 
@@ -165,6 +175,9 @@ async def test_nothing_of_one_tenant_is_found_in_another(filled: Vault) -> None:
         assert records.find_issuer("acme", "corp") is None
         assert records.find_issuer_id("acme", "row-corp") is None
         assert records.list_workload_keys("acme", "workload") == ()
+        assert records.list_access_keys("acme") == ()
+        with pytest.raises(NotFound):
+            records.delete_access_key("acme", ACCESS_KEY)
         assert records.list_signing_keys("acme") == ()
         with pytest.raises(NotFound):
             records.revoke_workload_key("acme", "workload", "x")

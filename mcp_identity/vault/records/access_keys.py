@@ -95,15 +95,16 @@ class AccessKeyRecords(AuthenticatedRows):
         Raises:
             NotFound: If the tenant has no such key.
         """
-        gone = delete(_KEYS).where(_KEYS.c.tenant_id == tenant, _KEYS.c.access_key_id == access_key_id)
-        if self.connection.execute(gone).rowcount != 1:
+        mine = (_KEYS.c.tenant_id == tenant, _KEYS.c.access_key_id == access_key_id)
+        if self.connection.execute(select(_KEYS.c.id).where(*mine)).first() is None:
             raise NotFound("there is no such access key; see: mcp-identity access-keys list")
+        self.connection.execute(delete(_KEYS).where(*mine))
         self.raise_epoch()
 
     def delete_access_keys_of(self, workload: WorkloadIdentity) -> tuple[str, ...]:
         """End the keys that stand for this workload alone; their ids. Those that stand for others, too, stay for the others."""
         found = self.list_access_keys(workload.tenant)
-        ending = tuple(key.access_key_id for key in found if key.workload_ids == {workload.id})
+        ending = tuple(key.access_key_id for key in found if key.workload_ids == frozenset({workload.id}))
         for access_key_id in ending:
             self.delete_access_key(workload.tenant, access_key_id)
         return ending
