@@ -6,14 +6,12 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import httpx2
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 
 from mcp_identity import app
 from mcp_identity.broker.audit import Call
@@ -31,7 +29,14 @@ REGION = "eu-central-1"
 RETURN_URL = "https://app.example.com/connected"
 OTHER_CLIENT = "the-other-client"
 SERVICE = "bedrock-agentcore"
-_FAST = {"calls_per_second": 10_000, "requests_per_second": 10_000, "failed_authentications_per_minute": 100_000}
+_auth: Any = import_module("botocore.auth")  # it has no types
+_requests: Any = import_module("botocore.awsrequest")
+_credentials: Any = import_module("botocore.credentials")
+_FAST: dict[str, Any] = {
+    "calls_per_second": 10_000,
+    "requests_per_second": 10_000,
+    "failed_authentications_per_minute": 100_000,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +63,9 @@ def path_of(operation: str) -> str:
 def signed(key: Key, method: str, url: str, body: bytes, *, region: str = REGION, service: str = SERVICE) -> dict[str, str]:
     """The headers of a request as botocore signs it."""
     headers = {"Content-Type": "application/json"} if body else {}
-    request = AWSRequest(method=method, url=url, data=body, headers=headers)
-    SigV4Auth(Credentials(key.id, key.secret), service, region).add_auth(request)
-    return {name: str(value) for name, value in request.headers.items()}
+    request = _requests.AWSRequest(method=method, url=url, data=body, headers=headers)
+    _auth.SigV4Auth(_credentials.Credentials(key.id, key.secret), service, region).add_auth(request)
+    return {str(name): str(value) for name, value in request.headers.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +240,6 @@ def boto(world: World, plane: str, key: str = "agent") -> Any:
 
     Each costs a good part of a second to make, so a module makes one.
     """
-    import boto3
-
+    boto3: Any = import_module("boto3")
     made = world.keys[key]
     return boto3.Session(made.id, made.secret, region_name=REGION).client(plane, endpoint_url=world.url)
