@@ -73,6 +73,7 @@ MAY_REVEAL = frozenset(
         "tools/releases.py",  # likewise, to agent code
         "agentcore/answers.py",  # the answer itself, to agent code
         "inbound/authentication.py",  # what callers bring, to be read
+        "inbound/workload_tokens.py",  # the user's own token, into the sealed one
         "inbound/sigv4.py",  # the signing key is made of the secret
         "inbound/login.py",  # the ID token, to be verified
         "web/consent.py",  # the browser's cookies

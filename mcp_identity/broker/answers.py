@@ -270,6 +270,8 @@ class ProviderSpec:
         scopes: Asked for when a call names none.
         release: How its secrets may leave.
         api_hosts: Exact origins that its credential may be sent to, instead of those of the vendor's file.
+        subject_issuers: The names of the issuers whose users' tokens may be sent to it, to be exchanged; ``*`` alone for each
+            that the tenant has now.
         allow_http_loopback: Accept http endpoints on loopback addresses.
         disabled: Serve nobody.
         tags: For people.
@@ -284,6 +286,7 @@ class ProviderSpec:
     scopes: tuple[str, ...] | None = None
     release: str | None = None
     api_hosts: tuple[str, ...] | None = None
+    subject_issuers: tuple[str, ...] | None = None
     allow_http_loopback: bool | None = None
     disabled: bool | None = None
     tags: tuple[tuple[str, str], ...] | None = None

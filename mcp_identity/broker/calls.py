@@ -333,7 +333,7 @@ def _redirect(job: _Job, ready: _Ready, response: HttpResponse) -> ApiUrl | None
 def _missing(job: _Job, ready: _Ready, response: HttpResponse) -> NeedsConsent | None:
     """Whether a refusal for want of scopes is one that the user may be asked about."""
     plan, tokens = job.plan, ready.grant.tokens if ready.grant else None
-    if response.status != _FORBIDDEN or plan is None or tokens is None or ready.grant is None or plan.flow is Flow.M2M:
+    if response.status != _FORBIDDEN or plan is None or tokens is None or ready.grant is None or not plan.flow.asks_user:
         return None
     allowed = challenged_scopes(response) & job.provider.scopes
     missing = allowed - granted_scopes(plan, ready.grant) - tokens.declined_scopes

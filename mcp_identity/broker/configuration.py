@@ -7,18 +7,21 @@ from dataclasses import replace
 from mcp_identity.broker.answers import ProviderSpec
 from mcp_identity.broker.authorizers import check_tags
 from mcp_identity.broker.discovery import Discovered, discover
+from mcp_identity.broker.plan import dialect_of
 from mcp_identity.domain.api_url import parse_origin
 from mcp_identity.domain.credentials import Flow, Secret, parse_scopes
-from mcp_identity.domain.errors import InvalidRequest
+from mcp_identity.domain.errors import InvalidRequest, ProviderMisconfigured
 from mcp_identity.domain.provider import (
     Api,
     AuthorizationServer,
     ClientAuthentication,
     CredentialProvider,
+    Dialect,
     ProviderDefinition,
     ProviderKind,
     Release,
 )
+from mcp_identity.oauth.client_auth import check_signing_key
 from mcp_identity.oauth.urls import check_url
 from mcp_identity.providers import catalog
 from mcp_identity.transport import Transport
@@ -39,9 +42,22 @@ _NO_KEY_HEADERS = frozenset(
 
 
 async def configure(
-    transport: Transport, provider: CredentialProvider, definition: ProviderDefinition, spec: ProviderSpec
+    transport: Transport,
+    provider: CredentialProvider,
+    definition: ProviderDefinition,
+    spec: ProviderSpec,
+    subject_issuers: frozenset[str] | None = None,
 ) -> CredentialProvider:
     """`provider` with what the specification says; where that names settings, its endpoints are looked up and pinned anew.
+
+    Whose users' tokens it may be sent is said of its endpoints: where those move, it has to be said again.
+
+    Args:
+        transport: The way to the issuer's metadata.
+        provider: As it is; blank for a new one.
+        definition: The vendor's facts.
+        spec: What the operator says.
+        subject_issuers: The rows of the issuers that it names; None where it names none.
 
     Raises:
         InvalidRequest: If the outcome would be incomplete or contradictory; the message says what is missing.
@@ -64,8 +80,8 @@ async def configure(
         disabled=provider.disabled if spec.disabled is None else spec.disabled,
     )
     if definition.kind is ProviderKind.API_KEY:
-        if spec.client_id or spec.client_authentication or scopes:
-            raise InvalidRequest("an API key has no client and no scopes")
+        if spec.client_id or spec.client_authentication or scopes or subject_issuers:
+            raise InvalidRequest("an API key has no client and no scopes, and is exchanged for no user")
         _check_placement(resolved.api)
         return common
     found = Discovered(provider.server)
@@ -73,9 +89,15 @@ async def configure(
         found = await discover(transport, resolved.endpoints, allow_http_loopback=loopback)
     _check_server(found.server, allow_http_loopback=loopback)
     authentication = _authentication(provider, definition, spec, found)
-    flows = tuple(flow for flow in resolved.flows if _is_possible(flow, found.server, authentication))
+    if subject_issuers is None:
+        subject_issuers = provider.subject_issuers if found.server == provider.server else frozenset()
+    _check_exchange(resolved.dialect, authentication, subject_issuers)
+    flows = tuple(flow for flow in resolved.flows if _is_possible(flow, found.server, authentication, subject_issuers))
     if not flows:
-        raise InvalidRequest("no flow is possible: a user's consent needs an authorization URL, M2M a client secret")
+        raise InvalidRequest(
+            "no flow is possible: a user's consent needs an authorization URL, M2M a client secret, and the exchange of users' "
+            "tokens somebody whose tokens these are (--subject-issuer)"
+        )
     if is_new and spec.scopes is None:
         scopes = frozenset(definition.default_scopes)
     return replace(
@@ -83,6 +105,7 @@ async def configure(
         server=found.server,
         client_id=_client_id(provider, spec),
         client_authentication=authentication,
+        subject_issuers=subject_issuers,
         flows=flows,
         scopes=scopes,
     )
@@ -104,6 +127,18 @@ def require_secret(provider: CredentialProvider, secret: Secret | None) -> None:
             "a client secret is required: --client-secret-env VAR, --client-secret-file PATH or --client-secret-stdin; "
             "a public client has none: --client-auth none"
         )
+    elif secret is not None and provider.client_authentication is ClientAuthentication.PRIVATE_KEY_JWT:
+        try:
+            check_signing_key(secret, dialect_of(provider).assertion_algorithm)
+        except ProviderMisconfigured as error:
+            raise InvalidRequest(error.message) from None
+
+
+def needs_other_secret(before: CredentialProvider, after: CredentialProvider) -> bool:
+    """Whether what proves who we are is of another kind now: a key must never be sent, nor a secret be taken for a key."""
+    signs = ClientAuthentication.PRIVATE_KEY_JWT
+    became_one = (before.client_authentication is signs) != (after.client_authentication is signs)
+    return not is_public(after) and (is_public(before) or became_one)
 
 
 def is_public(provider: CredentialProvider) -> bool:
@@ -160,10 +195,29 @@ def _authentication(
     return offered[0] if offered else accepted[0]
 
 
-def _is_possible(flow: Flow, server: AuthorizationServer, authentication: ClientAuthentication) -> bool:
-    if flow is Flow.M2M:
-        return authentication is not ClientAuthentication.NONE
-    return flow is not Flow.USER_FEDERATION or bool(server.authorization_url)
+def _is_possible(
+    flow: Flow, server: AuthorizationServer, authentication: ClientAuthentication, subject_issuers: frozenset[str]
+) -> bool:
+    match flow:
+        case Flow.M2M:
+            return authentication is not ClientAuthentication.NONE
+        case Flow.USER_FEDERATION:
+            return bool(server.authorization_url)
+        case Flow.ON_BEHALF_OF_TOKEN_EXCHANGE:
+            return bool(subject_issuers)
+
+
+def _check_exchange(dialect: Dialect, authentication: ClientAuthentication, subject_issuers: frozenset[str]) -> None:
+    if dialect.on_behalf_of == "no":
+        if subject_issuers:
+            raise InvalidRequest(
+                "users' tokens are sent only where the vendor exchanges them; for a server of your own say how: "
+                "--set on_behalf_of=token-exchange, or jwt-bearer"
+            )
+    elif dialect.actor_token == "m2m":  # noqa: S105 - where it comes from
+        parse_scopes(dialect.actor_scopes.split())
+        if authentication is ClientAuthentication.NONE:
+            raise InvalidRequest("an actor token is the client's own, and a public client gets none")
 
 
 def _check_server(server: AuthorizationServer, *, allow_http_loopback: bool) -> None:

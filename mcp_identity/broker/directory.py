@@ -13,7 +13,7 @@ from typing import TypeVar
 from mcp_identity.broker.answers import ProviderCheck, ProviderSpec, Revoked
 from mcp_identity.broker.audit import Call, audited, new_call, write_refusal
 from mcp_identity.broker.checkup import Checkup
-from mcp_identity.broker.configuration import configure, is_public, require_secret
+from mcp_identity.broker.configuration import configure, is_public, needs_other_secret, require_secret
 from mcp_identity.broker.grants import unknown_provider
 from mcp_identity.broker.plan import definition_of, dialect_of
 from mcp_identity.broker.services import Services
@@ -42,6 +42,8 @@ from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.providers import ProviderList
 
 T = TypeVar("T")
+EVERY_ISSUER = ("*",)
+"""Names each issuer that a tenant has now; one that is added later is not among them."""
 
 
 class Directory:
@@ -132,7 +134,8 @@ class Directory:
             kind=ProviderKind.OAUTH2,
             provider_id=random_token(entropy, 12),
         )
-        provider = await configure(self._services.transport, blank, catalog.get(blank.vendor), spec)
+        issuers = await self._subject_issuers(blank.tenant, spec)
+        provider = await configure(self._services.transport, blank, catalog.get(blank.vendor), spec, issuers)
         secret = await self._secret(call, spec)
         require_secret(provider, secret)
         provider = replace(provider, secret_reference=spec.secret_reference)
@@ -175,9 +178,10 @@ class Directory:
         before = await self.get(call.principal.tenant, name, kind)
         if spec.vendor not in (None, before.vendor):
             raise InvalidRequest("the vendor of a provider cannot be changed; add another provider")
-        after = await configure(self._services.transport, before, definition_of(before), spec)
+        issuers = await self._subject_issuers(before.tenant, spec)
+        after = await configure(self._services.transport, before, definition_of(before), spec, issuers)
         given = await self._secret(call, spec)
-        if given is not None or (is_public(before) and not is_public(after)):
+        if given is not None or needs_other_secret(before, after):
             require_secret(after, given)
         moved = (after.server, after.api_hosts) != (before.server, before.api_hosts)
         cleared = given is None and moved and not is_public(after)
@@ -195,6 +199,23 @@ class Directory:
             return kept
 
         return await self._services.vault.run(unit, event), cleared
+
+    async def _subject_issuers(self, tenant: str, spec: ProviderSpec) -> frozenset[str] | None:
+        """The rows of the issuers that a specification names; None where it names none.
+
+        Raises:
+            NotFound: If the tenant has no issuer of this name.
+        """
+        names = spec.subject_issuers
+        if names is None:
+            return None
+        known = await self._services.vault.read(lambda records: {each.name: each.id for each in records.list_issuers(tenant)})
+        if names == EVERY_ISSUER:
+            return frozenset(known.values())
+        for name in names:
+            if name not in known:
+                raise NotFound(f"there is no issuer of this name; see: {command(tenant)} issuers list")
+        return frozenset(known[name] for name in names)
 
     async def remove(self, call: Call, name: str, kind: ProviderKind | None = None) -> tuple[Revoked, ...]:
         """Remove a provider with its secret and every grant at it, of whomever; the grants are revoked at the vendor.

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from mcp_identity.broker.access import require_access, require_workload
 from mcp_identity.broker.answers import ApiKeyReleased, TokenReleased
 from mcp_identity.broker.audit import Call
+from mcp_identity.broker.on_behalf import require_vouched
 from mcp_identity.broker.release import handle_hash, redeem_api_key, redeem_token
 from mcp_identity.broker.services import Services
 from mcp_identity.domain.audit import AuditEvent
-from mcp_identity.domain.credentials import Grant, GrantState, Secret
+from mcp_identity.domain.credentials import Flow, Grant, GrantState, Secret
 from mcp_identity.domain.errors import AccessDenied, NotFound
 from mcp_identity.domain.identity import Principal, Proof
 from mcp_identity.domain.provider import CredentialProvider
@@ -70,6 +71,8 @@ class Handles:
                     records.append_audit(event)
                 return None
             provider, grant = again.provider, again.grant
+            if grant is not None and grant.key.flow is Flow.ON_BEHALF_OF_TOKEN_EXCHANGE:
+                require_vouched(records, principal, provider)
             if grant is None:
                 key = records.open_provider_secret(provider)
                 if key is None:

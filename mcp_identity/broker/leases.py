@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mcp_identity.broker.audit import Call
+from mcp_identity.broker.on_behalf import OBTAINED_BY, require_vouched
 from mcp_identity.broker.plan import Plan
 from mcp_identity.broker.vendor import client_of
 from mcp_identity.domain.audit import AuditEvent
@@ -23,6 +24,7 @@ from mcp_identity.vault.records.grants import Lease
 from mcp_identity.vault.writer import Unit
 
 _CONDEMNING = frozenset({"invalid_grant"})
+_OBTAINED_BY = {Flow.M2M: "client_credentials", Flow.ON_BEHALF_OF_TOKEN_EXCHANGE: OBTAINED_BY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,12 @@ def lease(call: Call, plan: Plan, seen: int, owner: str, takeover: Held | None =
         owner: This process.
         takeover: A lease whose holder is dead, or was watched for long enough.
     """
-    needs_user = plan.flow is not Flow.M2M
+    needs_user = plan.flow.asks_user
     event = obtaining_event(call, plan, plan.scopes).ending("ok", step="begun")
 
     def unit(records: Records) -> Leased | Held | Settled:
+        if plan.flow is Flow.ON_BEHALF_OF_TOKEN_EXCHANGE:
+            require_vouched(records, call.principal, plan.provider)
         grant = records.find_grant(plan.key)
         if grant is None:
             if needs_user:
@@ -107,7 +111,7 @@ def lease(call: Call, plan: Plan, seen: int, owner: str, takeover: Held | None =
 
 def store(call: Call, plan: Plan, held: Lease, tokens: TokenSet) -> Unit[Stored]:
     """Store what the vendor gave, unless the grant was revoked or a newer generation stands."""
-    by = "client_credentials" if plan.flow is Flow.M2M else held.grant.obtained_by
+    by = _OBTAINED_BY.get(plan.flow, held.grant.obtained_by)
     event = obtaining_event(call, plan, tokens.scopes)
 
     def unit(records: Records) -> Stored:
@@ -129,7 +133,7 @@ def store(call: Call, plan: Plan, held: Lease, tokens: TokenSet) -> Unit[Stored]
 def is_condemned(plan: Plan, error: IdentityError) -> bool:
     """Whether the vendor said that only the user can help now."""
     dead = _CONDEMNING | set(plan.dialect.dead_grant_errors)
-    return plan.flow is not Flow.M2M and isinstance(error, UpstreamRejected) and error.error in dead
+    return plan.flow.asks_user and isinstance(error, UpstreamRejected) and error.error in dead
 
 
 def fail(call: Call, plan: Plan, held: Lease, error: IdentityError) -> Unit[None]:
@@ -154,6 +158,6 @@ def fail(call: Call, plan: Plan, held: Lease, error: IdentityError) -> Unit[None
 
 
 def obtaining_event(call: Call, plan: Plan, scopes: frozenset[str]) -> AuditEvent:
-    """What the trail says about a step of a refresh, or of a request for the client's own token."""
-    action = "obtain" if plan.flow is Flow.M2M else "refresh"
+    """What the trail says about a step of a refresh, or of a request for a token that nobody is asked about."""
+    action = "refresh" if plan.flow.asks_user else "obtain"
     return call.event(provider=plan.provider.name, flow=plan.flow.value, scopes=scopes, action=action)

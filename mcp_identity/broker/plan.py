@@ -8,12 +8,14 @@ from hashlib import sha256
 from urllib.parse import urlsplit
 
 from mcp_identity.broker.answers import TokenRequest
+from mcp_identity.broker.on_behalf import require_subject
 from mcp_identity.domain.api_call import ApiRequest
 from mcp_identity.domain.credentials import Flow, GrantKey, parse_scopes
 from mcp_identity.domain.errors import InvalidRequest, ProviderMisconfigured, UnsupportedFlow
-from mcp_identity.domain.identity import Principal
+from mcp_identity.domain.identity import Principal, command
 from mcp_identity.domain.provider import Api, CredentialProvider, Dialect, ProviderDefinition, ProviderKind, ResolvedDefinition
 from mcp_identity.oauth.authorization import check_agent_parameters, target
+from mcp_identity.oauth.on_behalf import check_exchange_parameters
 from mcp_identity.providers import catalog
 
 MAXIMUM_MINIMUM_LIFETIME_SECONDS = 86_400
@@ -31,7 +33,7 @@ class Plan:
         flow: How the token is obtained.
         scopes: What is needed.
         key: Where the grant is filed.
-        parameters: Checked authorization parameters of the agent.
+        parameters: Checked parameters of the agent, for the authorization request or the exchange.
     """
 
     request: TokenRequest
@@ -87,7 +89,8 @@ def make_plan(principal: Principal, provider: CredentialProvider, request: Token
         InvalidRequest: If an argument is malformed, or in conflict with another.
         InvalidScope: If a scope is malformed.
         InvalidTarget: If resource or audience is malformed or not taken.
-        UnsupportedFlow: If the flow is not offered, or several are and none was named.
+        UnsupportedFlow: If the flow is not offered, or several are and none was named; or if a user's own token is needed.
+        AccessDenied: If the user's own token may not go to this provider.
     """
     if provider.kind is ProviderKind.API_KEY:
         raise UnsupportedFlow(f"{provider.name} holds an API key, which needs no consent and is no token; get the key itself")
@@ -98,19 +101,22 @@ def make_plan(principal: Principal, provider: CredentialProvider, request: Token
     dialect = dialect_of(provider)
     target(dialect, resource=request.resource, audience=request.audience)
     flow = _flow(provider, request.flow, has_user=principal.user is not None)
+    if flow is Flow.ON_BEHALF_OF_TOKEN_EXCHANGE:
+        require_subject(principal, provider)
     scopes = parse_scopes(request.scopes) or provider.scopes
     key = GrantKey(
         tenant=principal.tenant,
         workload_id=principal.workload.id,
-        user="" if flow is Flow.M2M else principal.user_key,
+        user=principal.user_key if flow.of_user else "",
         provider_row=provider.id,
         flow=flow,
         resource=request.resource,
         audience=request.audience,
-        scopes=" ".join(sorted(scopes)) if flow is Flow.M2M else "",
+        scopes="" if flow.asks_user else " ".join(sorted(scopes)),
     )
-    parameters = check_agent_parameters(dialect, request.custom_parameters)
-    if parameters and flow is Flow.M2M:
+    check = check_agent_parameters if flow is not Flow.ON_BEHALF_OF_TOKEN_EXCHANGE else check_exchange_parameters
+    parameters = check(dialect, request.custom_parameters)
+    if parameters and not flow.of_user:
         raise InvalidRequest("custom_parameters belong to a user's consent; M2M has none")
     return Plan(request, provider, dialect, flow, scopes, key, parameters)
 
@@ -160,9 +166,15 @@ def _flow(provider: CredentialProvider, asked: str, *, has_user: bool) -> Flow:
     """The flow that was asked for, or the only one that fits."""
     offered = ", ".join(flow.value for flow in provider.flows) or "none"
     if asked and asked not in {flow.value for flow in provider.flows}:
-        raise UnsupportedFlow(f"{provider.name} does not offer this flow; it offers: {offered}")
+        hint = ""
+        if asked == Flow.ON_BEHALF_OF_TOKEN_EXCHANGE and dialect_of(provider).on_behalf_of != "no":
+            hint = (
+                "; an operator has to say whose users' tokens it may be sent: "
+                f"{command(provider.tenant)} providers update {provider.name} --subject-issuer ISSUER"
+            )
+        raise UnsupportedFlow(f"{provider.name} does not offer this flow; it offers: {offered}{hint}")
     flows = [Flow(asked)] if asked else provider.flows
-    fitting = [flow for flow in flows if has_user or flow is Flow.M2M]
+    fitting = [flow for flow in flows if has_user or not flow.of_user]
     if not fitting:
         raise UnsupportedFlow(f"{provider.name} gives tokens for a user, and this call names none")
     if len(fitting) > 1:

@@ -15,6 +15,7 @@ import anyio
 from mcp_identity.broker import leases
 from mcp_identity.broker.audit import Call
 from mcp_identity.broker.leases import Held, Leased, Settled
+from mcp_identity.broker.on_behalf import Given, exchange, read_exchange, require_subject
 from mcp_identity.broker.pauses import Pauses
 from mcp_identity.broker.plan import Plan
 from mcp_identity.broker.services import Services
@@ -65,7 +66,7 @@ class Refresher:
         self._services = services
         self.pauses = Pauses(services.clock)
 
-    async def obtain(self, call: Call, plan: Plan, seen: int, *, ahead: bool = False) -> int:
+    async def obtain(self, call: Call, plan: Plan, seen: int, *, ahead: bool = False, actor: Secret | None = None) -> int:
         """Obtain a new token, or wait for whoever does.
 
         Args:
@@ -73,6 +74,7 @@ class Refresher:
             plan: Which grant.
             seen: The generation that is stale.
             ahead: Nobody waits for it: where it cannot be done at once, it is not done.
+            actor: The agent's own token, where an exchange names who acts.
 
         Returns:
             The generation that answers the calls that wait, or 0; a caller looks at the grant again.
@@ -94,7 +96,8 @@ class Refresher:
                     case Settled(generation):
                         return generation
                     case Leased(lease, client):
-                        return await self._use(call, plan, lease, client, asked, turn)
+                        lease = await self.started_in_time(plan, lease, asked)
+                        return await self._use(call, plan, lease, client, turn, actor)
                     case Held() as held:
                         pass
             if ahead and not self._is_dead(held):
@@ -132,11 +135,13 @@ class Refresher:
     def _lot(self) -> float:
         return int.from_bytes(self._services.entropy.random_bytes(2), "big") / (1 << 16)
 
-    async def _use(self, call: Call, plan: Plan, lease: Lease, client: OAuthClient, asked: float, turn: Turn) -> int:
-        lease = await self.started_in_time(plan, lease, asked)
+    async def _use(self, call: Call, plan: Plan, lease: Lease, client: OAuthClient, turn: Turn, actor: Secret | None) -> int:
+        given = None
+        if plan.flow is Flow.ON_BEHALF_OF_TOKEN_EXCHANGE:
+            given = Given(require_subject(call.principal, plan.provider), actor)
         try:
             with turn.asking():
-                tokens = await self.ask_vendor(plan, lease.grant, client)
+                tokens = await self.ask_vendor(plan, lease.grant, client, given)
         except IdentityError as error:
             await self._services.vault.run(
                 leases.fail(call, plan, lease, error), leases.obtaining_event(call, plan, plan.scopes)
@@ -168,31 +173,41 @@ class Refresher:
             lease = renewed
         return lease
 
-    async def ask_vendor(self, plan: Plan, grant: Grant, client: OAuthClient) -> TokenSet:
+    async def ask_vendor(self, plan: Plan, grant: Grant, client: OAuthClient, given: Given | None = None) -> TokenSet:
         """The one request.
+
+        Args:
+            plan: What for.
+            grant: As it was leased.
+            client: Who we are at the vendor.
+            given: What is exchanged, where something is.
 
         Raises:
             UpstreamError: If it brought nothing.
         """
-        m2m = plan.flow is Flow.M2M
+        previous = grant.tokens if plan.flow.asks_user else None
 
         def read(response: HttpResponse) -> TokenSet:
+            now = self._services.clock.now()
+            if given is not None:
+                return read_exchange(response, plan, given, now)
             return process_token_response(
                 response,
                 plan.dialect,
-                requested_scopes=plan.scopes if m2m or grant.tokens is None else grant.tokens.requested_scopes,
-                now=self._services.clock.now(),
-                previous=None if m2m else grant.tokens,
+                requested_scopes=previous.requested_scopes if previous else plan.scopes,
+                now=now,
+                previous=previous,
             ).tokens
 
-        tokens = await ask(self._services.transport, plan.provider, _request(plan, client, grant), read)
+        request = exchange(plan, client, given) if given is not None else _request(plan, client, grant)
+        tokens = await ask(self._services.transport, plan.provider, request, read)
         return tokens.obtained_from(plan.provider.destination())
 
 
 def endpoint_of(plan: Plan) -> str:
     """Where a plan's tokens are obtained without the user."""
     server = plan.provider.server
-    return server.token_url if plan.flow is Flow.M2M else server.refresh_url or server.token_url
+    return (plan.flow.asks_user and server.refresh_url) or server.token_url
 
 
 async def insist(vault: Vault, unit: Unit[T], event: AuditEvent) -> T:

@@ -12,7 +12,7 @@ from mcp_identity.broker.upstreams import Upstreams
 from mcp_identity.domain.clock import Clock, Entropy
 from mcp_identity.domain.consent import Binding
 from mcp_identity.domain.credentials import Secret
-from mcp_identity.domain.identity import User, WorkloadIdentity
+from mcp_identity.domain.identity import SubjectToken, User, WorkloadIdentity
 from mcp_identity.domain.provider import Release
 from mcp_identity.transport import Transport
 from mcp_identity.vault.vault import Vault
@@ -55,6 +55,7 @@ class TokenMint(Protocol):
         issued_at: datetime,
         expires_at: datetime,
         tool_scopes: frozenset[str] | None,
+        subject_token: SubjectToken | None = None,
     ) -> tuple[Secret, str]:
         """The token, and its id for the trail."""
         ...

@@ -17,14 +17,15 @@ from mcp_identity.broker.access import require_access, require_workload
 from mcp_identity.broker.ahead import is_ageing
 from mcp_identity.broker.answers import HandleIssued, TokenReleased
 from mcp_identity.broker.audit import Call, write_refusal
+from mcp_identity.broker.on_behalf import actor_plan, require_vouched
 from mcp_identity.broker.plan import Plan
 from mcp_identity.broker.refresh import Refresher, endpoint_of
-from mcp_identity.broker.release import release_token, require_way_out
+from mcp_identity.broker.release import release_token, require_way_out, use_token
 from mcp_identity.broker.services import Services
 from mcp_identity.broker.tasks import Owned
 from mcp_identity.domain.api_call import Attempt
 from mcp_identity.domain.audit import AuditEvent
-from mcp_identity.domain.credentials import CLOCK_TOLERANCE, Flow, Grant, GrantState, Reason, TokenSet
+from mcp_identity.domain.credentials import CLOCK_TOLERANCE, Flow, Grant, GrantState, Reason, Secret, TokenSet
 from mcp_identity.domain.errors import (
     Conflict,
     IdentityError,
@@ -244,8 +245,16 @@ class Tokens:
         if owned is None:
             self._refresher.pauses.require_none(name)
             self._services.upstreams.require(plan.provider, endpoint_of(plan))
-            owned = self._start(name, lambda: self._refresher.obtain(call, plan, seen.generation if seen else 0))
+            owned = self._start(name, lambda: self._obtain_as(call, plan, seen.generation if seen else 0))
         return owned
+
+    async def _obtain_as(self, call: Call, plan: Plan, seen: int) -> int:
+        """Obtain it; where the vendor wants to know who acts, with the agent's own token, which is had as any other."""
+        acting, actor = actor_plan(plan), None
+        if acting is not None:
+            served = await self.serve(call, acting, _acting(call, acting))
+            actor = None if isinstance(served, NeedsConsent) else served
+        return await self._refresher.obtain(call, plan, seen, actor=actor)
 
     def _start(self, name: bytes, obtain: Callable[[], Awaitable[int]]) -> Owned[int]:
         async def work() -> int:
@@ -290,11 +299,27 @@ def require_current(records: Records, call: Call, plan: Plan) -> None:
     Raises:
         Conflict: If the provider was changed or removed meanwhile.
         AccessDenied: If the workload was.
+        TokenExpired: If the user's own token has ended, where it is what the answer is given for.
     """
     provider = records.find_provider(plan.provider.tenant, plan.provider.name)
     if provider != plan.provider:
         raise Conflict(f"the provider {plan.provider.name} was changed meanwhile; ask again", retryable=True)
     require_workload(records, call.principal)
+    if plan.flow is Flow.ON_BEHALF_OF_TOKEN_EXCHANGE:
+        require_vouched(records, call.principal, plan.provider)
+
+
+def _acting(call: Call, plan: Plan) -> Door[Secret]:
+    """The agent's own token, for an exchange in which the agent is the actor; it does not leave."""
+
+    def door(records: Records, grant: Grant, missing: frozenset[str], *, refreshed: bool) -> Secret:
+        del missing, refreshed
+        scopes = grant.tokens.scopes if grant.tokens else frozenset[str]()
+        event = call.event(provider=plan.provider.name, flow=plan.flow.value, scopes=scopes)
+        records.append_audit(event.ending("ok", step="actor"))
+        return use_token(grant)
+
+    return door
 
 
 def _judge(
@@ -302,10 +327,10 @@ def _judge(
 ) -> NeedsConsent | _Stale | None:
     """What to do with the grant as it stands; None to serve it."""
     if grant is None or grant.tokens is None or grant.state is not GrantState.ACTIVE:
-        return _Stale(grant) if plan.flow is Flow.M2M else _ask(plan, grant)
+        return _ask(plan, grant) if plan.flow.asks_user else _Stale(grant)
     tokens, now, asked = grant.tokens, records.now, plan.request.minimum_lifetime_seconds
     missing = plan.scopes - granted_scopes(plan, grant)
-    if plan.flow is not Flow.M2M and not missing <= tokens.declined_scopes:
+    if plan.flow.asks_user and not missing <= tokens.declined_scopes:
         return NeedsConsent(Reason.MISSING_SCOPES, plan.scopes | tokens.scopes, missing)
     just_obtained = bool(obtained) and grant.generation >= obtained
     alive = tokens.is_alive(now)
@@ -320,11 +345,14 @@ def _judge(
 
 def _may_obtain(plan: Plan, tokens: TokenSet, now: datetime) -> bool:
     """Whether there is a way to a new token without the user."""
-    return plan.flow is Flow.M2M or may_be_refreshed(plan.provider, tokens, now)
+    return not plan.flow.asks_user or may_be_refreshed(plan.provider, tokens, now)
 
 
 def _may_obtain_beside(plan: Plan, tokens: TokenSet, now: datetime) -> bool:
-    """Whether that would leave the token that is served meanwhile alone."""
+    """Whether that would leave the token that is served meanwhile alone, and bring a better one.
+
+    What was obtained on a user's behalf ends with the user's own token, so another exchange of that one would gain nothing.
+    """
     return plan.flow is Flow.M2M or (plan.dialect.tokens_outlive_refresh and may_be_refreshed(plan.provider, tokens, now))
 
 

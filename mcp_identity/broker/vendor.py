@@ -8,11 +8,13 @@ from typing import TypeVar
 from urllib.parse import unquote_plus
 
 from mcp_identity.broker.answers import Revoked
+from mcp_identity.broker.plan import dialect_of
 from mcp_identity.broker.upstreams import Upstreams
+from mcp_identity.domain.clock import random_token
 from mcp_identity.domain.credentials import Grant, TokenSet
 from mcp_identity.domain.errors import Conflict, IdentityError, UpstreamRejected
 from mcp_identity.domain.http import HttpRequest, HttpResponse
-from mcp_identity.domain.provider import CredentialProvider, Dialect, OAuthClient
+from mcp_identity.domain.provider import Assertions, CredentialProvider, Dialect, OAuthClient, Stamp
 from mcp_identity.oauth.revocation import TokenTypeHint, process_revocation_response, revocation_request
 from mcp_identity.transport import Transport
 from mcp_identity.vault.records import Records
@@ -20,6 +22,7 @@ from mcp_identity.vault.records import Records
 T = TypeVar("T")
 FAILED = "failed"
 _SHORTEST_SECRET = 8
+_JTI_BYTES = 16
 
 
 async def ask(transport: Transport, provider: CredentialProvider, request: HttpRequest, read: Callable[[HttpResponse], T]) -> T:
@@ -56,7 +59,18 @@ def client_of(records: Records, provider: CredentialProvider) -> OAuthClient:
     """
     if records.find_provider(provider.tenant, provider.name) != provider:
         raise Conflict(f"the provider {provider.name} was changed meanwhile; ask again", retryable=True)
-    return OAuthClient(provider.client_id, provider.client_authentication, records.open_provider_secret(provider))
+    secret, entropy, clock, dialect = (
+        records.open_provider_secret(provider),
+        records.entropy,
+        records.clock,
+        dialect_of(provider),
+    )
+
+    def stamp() -> Stamp:
+        return Stamp(random_token(entropy, _JTI_BYTES), clock.now())
+
+    assertions = Assertions(stamp, dialect.assertion_audience, dialect.assertion_algorithm, dialect.assertion_key_id)
+    return OAuthClient(provider.client_id, provider.client_authentication, secret, assertions)
 
 
 def find_client(records: Records, provider: CredentialProvider) -> OAuthClient | None:

@@ -13,9 +13,11 @@ from datetime import datetime, timedelta
 from mcp_identity.broker.access import require_workload
 from mcp_identity.broker.answers import WorkloadTokenIssued
 from mcp_identity.broker.audit import Call
+from mcp_identity.broker.on_behalf import may_exchange
 from mcp_identity.broker.services import Services
+from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import AccessDenied, InvalidRequest, TokenExpired, Unauthenticated
-from mcp_identity.domain.identity import ASSERTED_ISSUER, Principal, Proof, User, UserKind, command
+from mcp_identity.domain.identity import ASSERTED_ISSUER, Principal, Proof, SubjectToken, User, UserKind, command
 from mcp_identity.vault.records import Records
 
 LIFETIME = timedelta(minutes=15)
@@ -36,6 +38,7 @@ class WorkloadAccess:
         user: User | None,
         user_expires_at: datetime | None,
         user_tool_scopes: frozenset[str] | None = None,
+        subject_token: SubjectToken | None = None,
     ) -> WorkloadTokenIssued:
         """Issue a workload access token.
 
@@ -44,6 +47,7 @@ class WorkloadAccess:
             user: For whom: of their own verified token, or asserted by id; None for the workload alone.
             user_expires_at: When the user's own token ends; None for an asserted user, or none.
             user_tool_scopes: Which tools the user's own token may use, so that this one may use no others; None for all.
+            subject_token: The user's own token; it goes into this one where the workload may exchange it somewhere.
 
         Raises:
             AccessDenied: If this caller gets none, or may not assert users.
@@ -57,27 +61,29 @@ class WorkloadAccess:
         expires_at = min(each for each in ends if each is not None)
         if expires_at <= now:
             raise TokenExpired("the token that this one would be made from has ended")
-        token, token_id = self._services.mint.seal(
-            principal.workload,
-            user,
-            issued_at=now,
-            expires_at=expires_at,
-            tool_scopes=_both(principal.tool_scopes, user_tool_scopes),
-        )
-        event = call.event().ending("ok", jti=token_id, user_kind=user.kind.value if user else "none")
+        event = call.event().ending("ok", user_kind=user.kind.value if user else "none")
         if user is not None:
             event = replace(event, user_key=user.key, user_display=user.display)
 
-        def unit(records: Records) -> None:
+        def unit(records: Records) -> Secret:
             require_workload(records, principal)
             if user is not None:
                 not_before = records.register_user(principal.tenant, user)
                 if not_before is not None and now < not_before:
                     raise Unauthenticated("the user's credentials were ended")
-            records.append_audit(event)
+            is_of_use = user is not None and subject_token is not None and may_exchange(records, principal, subject_token)
+            token, token_id = self._services.mint.seal(
+                principal.workload,
+                user,
+                issued_at=now,
+                expires_at=expires_at,
+                tool_scopes=_both(principal.tool_scopes, user_tool_scopes),
+                subject_token=subject_token if is_of_use else None,
+            )
+            records.append_audit(event.ending("ok", jti=token_id))
+            return token
 
-        await self._services.vault.run(unit, event)
-        return WorkloadTokenIssued(token, expires_at)
+        return WorkloadTokenIssued(await self._services.vault.run(unit, event), expires_at)
 
 
 def _both(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Protocol, TypeVar
@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 from mcp_identity.domain.clock import Clock
 from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import Unauthenticated
-from mcp_identity.domain.identity import Principal, Proof, User, UserKind, WorkloadIdentity
+from mcp_identity.domain.identity import Principal, Proof, SubjectToken, User, UserKind, WorkloadIdentity
 from mcp_identity.domain.issuer import Issuer
 from mcp_identity.domain.standing import Standing
 from mcp_identity.domain.workload_key import WORKLOAD_KEY_PREFIX
@@ -64,15 +64,21 @@ class VerifiedUser:
     expires_at: datetime
     issuer_id: str
     tool_scopes: frozenset[str] | None = None
+    subject_token: SubjectToken | None = field(default=None, repr=False, compare=False)
+    """The token itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """Whom a bearer proved, under which configuration epoch, and when by the monotonic clock."""
+    """Whom a bearer proved, under which configuration epoch, and when by the monotonic clock.
+
+    Of the user's own token only this is kept: whose it is, and when it ends. The next call brings the token again.
+    """
 
     principal: Principal
     epoch: int
     at: float
+    subject: tuple[str, datetime] | None
 
 
 class Authenticator:
@@ -125,10 +131,24 @@ class Authenticator:
         is_over = principal.expires_at is not None and principal.expires_at <= self._clock.now()
         if is_over or now - known.at > REMEMBERED_SECONDS or known.epoch != self._vault.recent_epoch(FRESH_SECONDS):
             return None
+        if known.subject is not None:
+            principal = replace(principal, subject_token=self._subject_in(bearer, *known.subject))
         return principal, Standing(known.epoch)
 
+    def _subject_in(self, bearer: Secret, issuer_id: str, expires_at: datetime) -> SubjectToken | None:
+        """The user's own token in a bearer that was verified a moment ago: it is the bearer, or is sealed in it."""
+        text = bearer.reveal()
+        if text.startswith(WORKLOAD_TOKEN_PREFIX):
+            return self._tokens.open(text).subject_token
+        return SubjectToken(bearer, issuer_id, expires_at)
+
     def _remember(self, name: bytes, principal: Principal, epoch: int) -> None:
-        self._known[name] = _Known(principal, epoch, self._clock.monotonic())
+        subject = principal.subject_token
+        if subject is None:
+            self._known[name] = _Known(principal, epoch, self._clock.monotonic(), None)
+        else:
+            bare, facts = replace(principal, subject_token=None), (subject.issuer_id, subject.expires_at)
+            self._known[name] = _Known(bare, epoch, self._clock.monotonic(), facts)
         self._known.move_to_end(name)
         if len(self._known) > MOST_REMEMBERED:
             self._known.popitem(last=False)
@@ -141,7 +161,9 @@ class Authenticator:
         if text.startswith(WORKLOAD_TOKEN_PREFIX):
             token = self._tokens.open(text)
             return await self._ask(lambda records: _principal_of_token(records, token, edge))
-        return await self._of_jwt(text, lambda records, verified: _principal_of_jwt(records, verified, edge, workload_hint))
+        return await self._of_jwt(
+            text, lambda records, verified: _principal_of_jwt(records, text, verified, edge, workload_hint)
+        )
 
     async def verify_user_token(self, principal: Principal, token: Secret) -> VerifiedUser:
         """The user of a second bearer: a JWT that the calling workload's own authorizer accepts.
@@ -152,7 +174,7 @@ class Authenticator:
             StorageError: If that cannot be known now.
         """
         user, _ = await self._of_jwt(token.reveal(), lambda records, verified: _user_for(records, verified, principal))
-        return user
+        return replace(user, subject_token=SubjectToken(token, user.issuer_id, user.expires_at))
 
     async def _of_jwt(self, text: str, decide: Callable[[Records, VerifiedToken], T | None]) -> tuple[T, int]:
         """Verify a JWT, and let the vault decide what it proves, under which configuration epoch."""
@@ -225,10 +247,11 @@ def _principal_of_token(records: Records, token: WorkloadToken, edge: str) -> Pr
         tool_scopes=token.tool_scopes,
         credential_id=token.token_id,
         expires_at=token.expires_at,
+        subject_token=token.subject_token,
     )
 
 
-def _principal_of_jwt(records: Records, verified: VerifiedToken, edge: str, hint: str) -> Principal | None:
+def _principal_of_jwt(records: Records, text: str, verified: VerifiedToken, edge: str, hint: str) -> Principal | None:
     workload = _workload_of(records, verified, hint)
     if workload is None or workload.disabled or not _user_counts(records, verified):
         return None
@@ -241,6 +264,7 @@ def _principal_of_jwt(records: Records, verified: VerifiedToken, edge: str, hint
         tool_scopes=_tool_scopes(verified),
         credential_id=verified.token_id,
         expires_at=verified.expires_at,
+        subject_token=SubjectToken(Secret(text), verified.issuer.id, verified.expires_at) if verified.user else None,
     )
 
 

@@ -2,7 +2,8 @@
 
 Opaque: sealed under a key of its own that is derived from the vault's, for this vault and this public URL and nowhere else.
 There is no table, so every replica of the vault opens it; whether what it says still holds (the workload, its epoch, the user)
-is for whoever authenticates by it to read. It is a bearer: whoever holds it may use it until it ends.
+is for whoever authenticates by it to read. It is a bearer: whoever holds it may use it until it ends. The user's own token is
+in it only where the workload has a use for it, and nobody who holds it can see that one.
 """
 
 from __future__ import annotations
@@ -10,23 +11,24 @@ from __future__ import annotations
 import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
 from mcp_identity.domain.clock import Clock, Entropy, random_token
 from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import TokenExpired, VaultCorrupt
-from mcp_identity.domain.identity import User, UserKind, WorkloadIdentity
+from mcp_identity.domain.identity import SubjectToken, User, UserKind, WorkloadIdentity
 from mcp_identity.inbound.jwt import EXPIRED, unauthenticated
 from mcp_identity.vault.envelope import KEY_ID_BYTES, RANDOM_BYTES, DataKey, Place, open_sealed, seal
 from mcp_identity.vault.records.moments import micros, moment
 
 WORKLOAD_TOKEN_PREFIX = "mid_wat_"  # noqa: S105 - what tells the token from other bearers
-MAXIMUM_TOKEN_LENGTH = 8 * 1024
+MAXIMUM_TOKEN_LENGTH = 32 * 1024
+"""A user's own token may be in it."""
 TOOL_SCOPE_PREFIX = "identity:"
 """Of a token's scopes only those of our own tools go into a workload access token."""
-_TOKEN = re.compile(r"mid_wat_([A-Za-z0-9_-]{1,8184})")
+_TOKEN = re.compile(r"mid_wat_([A-Za-z0-9_-]{1,32760})")
 _VERSION = 1
 _JTI_BYTES = 16
 
@@ -57,6 +59,7 @@ class WorkloadToken:
         issued_at: When it was issued.
         expires_at: When it ends.
         tool_scopes: Which tools it may use; None where none are asked.
+        subject_token: The user's own token, where the workload may exchange it somewhere.
     """
 
     tenant: str
@@ -67,6 +70,7 @@ class WorkloadToken:
     issued_at: datetime
     expires_at: datetime
     tool_scopes: frozenset[str] | None
+    subject_token: SubjectToken | None = field(default=None, repr=False)
 
 
 class WorkloadTokens:
@@ -94,6 +98,7 @@ class WorkloadTokens:
         issued_at: datetime,
         expires_at: datetime,
         tool_scopes: frozenset[str] | None,
+        subject_token: SubjectToken | None = None,
     ) -> tuple[Secret, str]:
         """Make a token; whether there may be one was decided before.
 
@@ -102,7 +107,7 @@ class WorkloadTokens:
         """
         token_id = random_token(self._entropy, _JTI_BYTES)
         scopes = None if tool_scopes is None else sorted(each for each in tool_scopes if each.startswith(TOOL_SCOPE_PREFIX))
-        payload = {
+        payload: dict[str, Any] = {
             "version": _VERSION,
             "tenant": workload.tenant,
             "workload": workload.id,
@@ -113,6 +118,9 @@ class WorkloadTokens:
             "expires": micros(expires_at),
             "scopes": scopes,
         }
+        if subject_token is not None:
+            parts = (subject_token.token.reveal(), subject_token.issuer_id, micros(subject_token.expires_at))
+            payload["subject"] = parts
         text = json.dumps(payload, separators=(",", ":")).encode()
         sealed = seal(self._key(), text, self._place(), self._entropy.random_bytes(RANDOM_BYTES))
         return Secret(WORKLOAD_TOKEN_PREFIX + urlsafe_b64encode(sealed).rstrip(b"=").decode("ascii")), token_id
@@ -159,6 +167,10 @@ def _read(payload: dict[str, Any]) -> WorkloadToken:
     if payload["user"] is not None:
         issuer, subject, kind, display = payload["user"]
         user = User(issuer, subject, UserKind(kind), display)
+    subject = None
+    if payload.get("subject") is not None:
+        token, issuer_id, ends = payload["subject"]
+        subject = SubjectToken(Secret(token), issuer_id, moment(ends) or expires_at)
     scopes = payload["scopes"]
     return WorkloadToken(
         tenant=payload["tenant"],
@@ -169,4 +181,5 @@ def _read(payload: dict[str, Any]) -> WorkloadToken:
         issued_at=issued_at,
         expires_at=expires_at,
         tool_scopes=None if scopes is None else frozenset(scopes),
+        subject_token=subject,
     )

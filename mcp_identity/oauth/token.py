@@ -1,8 +1,8 @@
 """How are tokens asked for at the token endpoint, and what do its answers give us (RFC 6749 §4.1.3, §4.4, §5, §6)?
 
-Builds requests and reads answers; sends, stores and decides nothing. What is exchanged for a user is in `on_behalf.py`. Trusts the pinned endpoints and the provider's data.
+Builds requests and reads answers; sends, stores and decides nothing. Trusts the pinned endpoints and the provider's data.
 An answer is a token only if everything that RFC 6749 §5.1 requires is there and well-formed: an error page, an error at
-HTTP 200 or a half-answer never becomes one.
+HTTP 200 or a half-answer never becomes one. What is exchanged on a user's behalf is in `on_behalf.py`.
 """
 
 from __future__ import annotations
@@ -174,9 +174,7 @@ def process_token_response(
     return TokenAnswer(tokens, Secret(id_token) if id_token else None)
 
 
-def token_request(
-    url: str, client: OAuthClient | None, dialect: Dialect, parameters: list[tuple[str, str]]
-) -> HttpRequest:
+def token_request(url: str, client: OAuthClient | None, dialect: Dialect, parameters: list[tuple[str, str]]) -> HttpRequest:
     """A request to a token endpoint, with the client's authentication.
 
     Args:

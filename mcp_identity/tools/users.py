@@ -6,7 +6,7 @@ nobody here. An id is the word of an agent that an operator trusted with it, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +15,7 @@ from mcp_identity.domain.errors import AccessDenied, InvalidRequest, Unauthentic
 from mcp_identity.domain.identity import ASSERTED_ISSUER, User, UserKind, command
 
 if TYPE_CHECKING:
-    from mcp_identity.domain.identity import Principal
+    from mcp_identity.domain.identity import Principal, SubjectToken
 
 USER_ID_LIMIT = 255
 
@@ -36,6 +36,11 @@ class VerifiedUser(Protocol):
     @property
     def tool_scopes(self) -> frozenset[str] | None:
         """Which tools the token may use; None where its issuer is asked for none."""
+        ...
+
+    @property
+    def subject_token(self) -> SubjectToken | None:
+        """The token itself."""
         ...
 
 
@@ -60,11 +65,13 @@ class NamedUser:
         user: Who.
         expires_at: When what proved it ends; None for an id.
         tool_scopes: Which tools what proved it may use; None where none are asked.
+        subject_token: The user's own token; None for an id.
     """
 
     user: User
     expires_at: datetime | None = None
     tool_scopes: frozenset[str] | None = None
+    subject_token: SubjectToken | None = field(default=None, repr=False)
 
 
 async def named_user(verifier: UserVerifier | None, principal: Principal, user_token: str, user_id: str) -> NamedUser | None:
@@ -87,7 +94,7 @@ async def named_user(verifier: UserVerifier | None, principal: Principal, user_t
                 "the user_token is not accepted: it has to be a valid access token of a user, and fit the authorizer of this "
                 f"very agent; an operator sees that: {command(principal.tenant)} workloads show {principal.workload.name}"
             ) from None
-        return NamedUser(verified.user, verified.expires_at, verified.tool_scopes)
+        return NamedUser(verified.user, verified.expires_at, verified.tool_scopes, verified.subject_token)
     if not user_id:
         return None
     if not principal.workload.may_assert_users:

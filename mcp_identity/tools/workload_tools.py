@@ -32,7 +32,9 @@ def add_workload_tokens(server: IdentityServer) -> None:
         if named is None:
             issued = await broker.issue_workload_access_token(call, None, None)
         else:
-            issued = await broker.issue_workload_access_token(call, named.user, named.expires_at, named.tool_scopes)
+            issued = await broker.issue_workload_access_token(
+                call, named.user, named.expires_at, named.tool_scopes, named.subject_token
+            )
         return results.workload_token_answer(issued.token, issued.expires_at)
 
 

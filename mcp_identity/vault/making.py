@@ -63,7 +63,7 @@ def new_vault(backend: KeyBackend, clock: Clock, entropy: Entropy) -> Change:
         for key in keys:
             insert_wrapped_key(connection, key, micros(now))
         connection.execute(insert(_STATE), state)
-        Records(connection, ring, entropy, Caches(), AuditChain(""), now).insert_tenant(DEFAULT_TENANT)
+        Records(connection, ring, entropy, Caches(), AuditChain(""), now, clock).insert_tenant(DEFAULT_TENANT)
 
     return fill
 

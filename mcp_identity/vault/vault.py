@@ -113,7 +113,7 @@ class Vault:
             with self._readers.connect() as connection:
                 self._ring.follow(connection.execute(_READ_EPOCH).scalar_one())  # a process that only reads obeys it, too
                 chain, now = AuditChain(""), self._clock.now()
-                return unit(Records(connection, self._ring, self._entropy, Caches(), chain, now))
+                return unit(Records(connection, self._ring, self._entropy, Caches(), chain, now, self._clock))
         except SQLAlchemyError as error:
             raise storage_failure(error) from None
 

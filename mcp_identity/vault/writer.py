@@ -214,7 +214,8 @@ class Writer:
         self.looked_at = self._clock.monotonic()
         self.caches.follow(epoch)
         self._ring.follow(epoch)
-        records = Records(connection, self._ring, self._entropy, self.caches, self._chain, self._clock.now())
+        clock = self._clock
+        records = Records(connection, self._ring, self._entropy, self.caches, self._chain, clock.now(), clock)
         if self._chain.in_doubt:
             records.settle_audit_head()
         self._chain.begin()

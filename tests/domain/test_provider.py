@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from datetime import UTC, datetime
 
-from mcp_identity.domain.credentials import Flow
+from mcp_identity.domain.credentials import Flow, SecretReference
 from mcp_identity.domain.provider import (
     AuthorizationServer,
     ClientAuthentication,
@@ -31,11 +32,19 @@ CHANGED: dict[str, object] = {
     "scopes": frozenset({"a"}),
     "release": Release.NEVER,
     "api_hosts": ("https://api.example",),
+    "subject_issuers": frozenset({"issuer"}),
     "allow_http_loopback": True,
+    "secret_reference": SecretReference("env:ELSEWHERE"),
+    "tags": (("team", "other"),),
     "epoch": 2,
     "disabled": True,
+    "created_at": datetime(2026, 1, 1, tzinfo=UTC),
+    "updated_at": datetime(2026, 1, 1, tzinfo=UTC),
 }
-ELSEWHERE = {"id", "tenant", "name", "flows", "scopes", "epoch", "disabled"}
+ELSEWHERE = {
+    *("id", "tenant", "name", "flows", "scopes", "subject_issuers", "secret_reference", "tags", "epoch", "disabled"),
+    *("created_at", "updated_at"),
+}
 """What does not decide where a secret goes: the row is bound by its place, and the rest by the MAC of the row."""
 REFRESH = {"issuer", "token_url", "refresh_url", "revocation_url", "client_id", "allow_http_loopback"}
 

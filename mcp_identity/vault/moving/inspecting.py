@@ -57,7 +57,7 @@ class Inspection(Records):
 
     def __init__(self, connection: Connection, ring: KeyRing, seams: Seams) -> None:
         """Look at one vault, in one transaction."""
-        super().__init__(connection, ring, seams.entropy, Caches(), AuditChain(""), seams.clock.now())
+        super().__init__(connection, ring, seams.entropy, Caches(), AuditChain(""), seams.clock.now(), seams.clock)
 
     def inspect(self, progress: Progress) -> Findings:
         """Look at everything."""

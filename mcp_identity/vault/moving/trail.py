@@ -65,7 +65,7 @@ def write_down(
                     if unmarked:
                         require_ours(store.name, state.schema_version, state.minimum_writer)
                     chain = AuditChain(seams.entropy.random_bytes(16).hex())
-                    records = Records(connection, ring, seams.entropy, Caches(), chain, seams.clock.now())
+                    records = Records(connection, ring, seams.entropy, Caches(), chain, seams.clock.now(), seams.clock)
                     records.append_audit(work(records) or event)
                     records.write_audit()
             except (SQLAlchemyError, AuditUnavailable) as error:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, Connection, Table, Text
 
-from mcp_identity.domain.clock import Entropy
+from mcp_identity.domain.clock import Clock, Entropy
 from mcp_identity.domain.errors import VaultCorrupt
 from mcp_identity.vault import tables, tables_own
 from mcp_identity.vault.columns import Blob, metadata
@@ -61,6 +61,7 @@ class Caches:
     providers: dict[tuple[str, str], Any] = field(default_factory=dict[tuple[str, str], Any])
     workloads: dict[tuple[str, str], Any] = field(default_factory=dict[tuple[str, str], Any])
     authorizers: dict[str, Any] = field(default_factory=dict[str, Any])
+    exchanging: dict[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
     issuers: tuple[Any, ...] | None = None
     grants: OrderedDict[bytes, tuple[tuple[Any, ...], Any, Any]] = field(
         default_factory=OrderedDict[bytes, tuple[tuple[Any, ...], Any, Any]]
@@ -83,6 +84,7 @@ class Caches:
         self.providers.clear()
         self.workloads.clear()
         self.authorizers.clear()
+        self.exchanging.clear()
         self.grants.clear()
         self.issuers = None
 
@@ -98,6 +100,7 @@ class RecordsBase:
         caches: Caches,
         chain: AuditChain,
         now: datetime,
+        clock: Clock,
     ) -> None:
         """Bind the transaction to its keys and its time.
 
@@ -108,6 +111,7 @@ class RecordsBase:
             caches: Decoded rows, good for this configuration epoch.
             chain: The end of this process's audit chain.
             now: The batch's time.
+            clock: For what outlives the batch; within it, `now` counts.
 
         Attributes:
             trail: Rows of the audit trail that are collected for the end of the batch.
@@ -119,6 +123,7 @@ class RecordsBase:
         self.caches = caches
         self.chain = chain
         self.now = now
+        self.clock = clock
         self.trail: list[dict[str, Any]] = []
         self.foreseen: dict[bytes, tuple[Any, ...] | None] = {}
 

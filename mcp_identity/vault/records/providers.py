@@ -7,6 +7,7 @@ does that through the product must give the secret anew.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -15,6 +15,7 @@ from mcp_identity.vault.records.moments import micros, moment
 
 def encode_tokens(tokens: TokenSet, obtained_by: str) -> bytes:
     """The plaintext to seal."""
+    later = {"serve_until": micros(tokens.serve_until)} if tokens.serve_until else {}
     return json.dumps(
         {
             "access_token": tokens.access_token.reveal(),
@@ -31,6 +32,7 @@ def encode_tokens(tokens: TokenSet, obtained_by: str) -> bytes:
             "destination": tokens.destination,
             "api_host": tokens.api_host,
             "obtained_by": obtained_by,
+            **later,
         },
         separators=(",", ":"),
     ).encode()
@@ -61,6 +63,7 @@ def decode_tokens(plaintext: bytes) -> tuple[TokenSet, str]:
             extra=cell["extra"],
             destination=cell["destination"],
             api_host=cell.get("api_host", ""),  # older cells have none
+            serve_until=moment(cell.get("serve_until", 0)),
         )
         return tokens, cell["obtained_by"]
     except (KeyError, TypeError, ValueError):
