@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Generator
@@ -18,6 +19,11 @@ import httpx2
 from rich.console import Console
 
 HERE = Path(__file__).parent
+SECRETS = (
+    "credential_providers.secret", "issuers.login_client_secret", "grants.tokens", "access_keys.secret",
+    "consent_sessions.attempt_sealed", "consent_sessions.code", "login_transactions.sealed",
+)  # fmt: skip
+"""The cells of the vault that hold what others gave us."""
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
@@ -49,6 +55,18 @@ class World:
     def audit(self) -> list[dict[str, Any]]:
         """The trail, oldest first."""
         return [json.loads(line) for line in self.cli("audit", "tail", "-n", "200", "--json").splitlines()]
+
+    def secrets_left(self) -> dict[str, int]:
+        """How many sealed secrets of others the vault holds, by what they are; those that are there at all."""
+        found: dict[str, int] = {}
+        (file,) = (self.folder / "home").glob("vault.db")
+        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as vault:
+            for cell in SECRETS:
+                table, _, column = cell.partition(".")
+                (count,) = vault.execute(f"SELECT count(*) FROM {table} WHERE length({column}) > 0").fetchone()  # noqa: S608
+                if count:
+                    found[cell] = count
+        return found
 
     @contextlib.contextmanager
     def vendor(self, port: int, clients: list[dict[str, Any]], *, token_seconds: int = 300) -> Generator[dict[str, Any]]:

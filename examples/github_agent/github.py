@@ -16,10 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import secrets
-import sys
-import threading
 import time
 from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Callable
@@ -30,13 +27,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus, urlencode
 
-import uvicorn
+from serving import serve
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-HOST = "127.0.0.1"
 PEOPLE = {"alice": "wonderland", "bob": "builder"}
 COOKIE = "octocat_session"
 CODE_SECONDS, TOKEN_SECONDS, REFRESH_SECONDS = 600, 28_800, 15_811_200
@@ -337,27 +333,16 @@ def routes(github: GitHub) -> list[Route]:
 
 
 def main() -> None:
-    """Serve until interrupted, or until standard input closes if asked to."""
-    parser = argparse.ArgumentParser(description="A small GitHub on 127.0.0.1.")
+    """Serve."""
+    parser = argparse.ArgumentParser(description="A small GitHub.")
     parser.add_argument("--clients", type=Path, required=True, help="a JSON list of the registered applications")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--stop-when-input-ends", action="store_true", help="exit when standard input closes")
-    options = parser.parse_args()
-    app = Starlette(routes=routes(GitHub(options.clients)))
-    config = uvicorn.Config(app, HOST, options.port, log_level="error")
-    socket = config.bind_socket()
-    socket.listen()  # whoever reads the line below may come at once
-    if options.stop_when_input_ends:
-        threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()
-    url = f"http://{HOST}:{socket.getsockname()[1]}"
-    ready = {
-        "url": url,
-        "authorization_url": f"{url}/login/oauth/authorize",
-        "token_url": f"{url}/login/oauth/access_token",
-        "revocation_url": f"{url}/applications",
-    }
-    print(json.dumps(ready), flush=True)
-    uvicorn.Server(config).run(sockets=[socket])
+    options, _ = parser.parse_known_args()
+    serve(
+        Starlette(routes=routes(GitHub(options.clients))),
+        authorization_url="/login/oauth/authorize",
+        token_url="/login/oauth/access_token",  # noqa: S106 - a path
+        revocation_url="/applications",
+    )
 
 
 if __name__ == "__main__":
