@@ -131,7 +131,7 @@ def covered() -> dict[str, dict[int, tuple[str, ...]]]:
     return {"credential_providers": providers._COVERED, **rows.COVERED, "audit_events": {1: audit.CHAINED}}
 
 
-NOT_COVERED = {"users": {"last_seen_at"}, "workload_keys": {"last_used_at"}}
+NOT_COVERED = {"users": {"last_seen_at"}, "workload_keys": {"last_used_at"}, "access_keys": {"last_used_at"}}
 
 
 @pytest.mark.parametrize("name", sorted(covered()))
