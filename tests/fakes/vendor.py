@@ -38,6 +38,7 @@ class Vendor:
         client_secret: What our client must send.
         expires_in: The lifetime of access tokens, in seconds.
         hold: Token answers come back only once this is set; `holding` says that one waits.
+        denies: The person says no at the consent screen.
         echo: Refuses every token request and repeats what was sent, in the way that this names; None refuses nothing.
         minted: Every secret that it ever gave, codes included.
         received: The forms of the token requests that were processed.
@@ -48,11 +49,12 @@ class Vendor:
     expires_in: int = 3600
     hold: anyio.Event | None = None
     holding: anyio.Event = field(default_factory=anyio.Event)
+    denies: bool = False
     echo: Echo | None = None
     minted: list[str] = field(default_factory=list[str])
     received: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
     refresh_token: str = ""
-    _code: str = ""
+    _codes: set[str] = field(default_factory=set[str])
 
     @property
     def url(self) -> str:
@@ -97,19 +99,20 @@ class Vendor:
         return tokens
 
     def _authorize(self, query: dict[str, str]) -> bytes:
-        self._code = self._mint()
-        back = f"{query['redirect_uri']}?{urlencode({'code': self._code, 'state': query['state']})}"
+        answer = {"error": "access_denied"} if self.denies else {"code": self._mint()}
+        self._codes.update(answer.get("code", "").split())
+        back = f"{query['redirect_uri']}?{urlencode({**answer, 'state': query['state']})}"
         return f"HTTP/1.1 302 Found\r\nLocation: {back}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
 
     def _grant(self, form: dict[str, str]) -> bytes:
         kind = form["grant_type"]
-        proofs = {"authorization_code": ("code", self._code), "refresh_token": ("refresh_token", self.refresh_token)}
-        name, proof = proofs.get(kind, ("", ""))
-        if name and form[name] != proof:
+        proofs = {"authorization_code": ("code", self._codes), "refresh_token": ("refresh_token", {self.refresh_token})}
+        name, good = proofs.get(kind, ("", set[str]()))
+        if name and form[name] not in good:
             return _answer(400, {"error": "invalid_grant"})
         tokens: dict[str, Any] = {"access_token": self._mint(), "token_type": "Bearer", "expires_in": self.expires_in}
         if name:
-            self._code = ""
+            self._codes.discard(form[name])
             tokens["refresh_token"] = self.refresh_token = self._mint()
         return _answer(200, tokens)
 
