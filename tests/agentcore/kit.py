@@ -18,6 +18,7 @@ from mcp_identity.broker.audit import Call
 from mcp_identity.broker.broker import Broker
 from mcp_identity.broker.specifications import IssuerSpec, WorkloadSpec
 from mcp_identity.domain.access_key import AccessKeyRole
+from mcp_identity.domain.identity import DEFAULT_TENANT
 from tests.fakes.home import VaultHome, put_vault
 from tests.fakes.identity_provider import ALICE, CLIENT, FakeIdentityProvider, Person
 from tests.fakes.mcp_client import Json
@@ -203,9 +204,11 @@ class World:
         return [event for _, event in found if not action or event.action == action]
 
     async def add_key(self, name: str, role: str, *workloads: str, may_assert_users: bool = False) -> None:
-        issued = await self.broker.access_keys.create(
-            self.operator("create_access_key"), AccessKeyRole(role), workloads, may_assert_users=may_assert_users
-        )
+        await self.add_key_of(DEFAULT_TENANT, name, role, *workloads, may_assert_users=may_assert_users)
+
+    async def add_key_of(self, tenant: str, name: str, role: str, *workloads: str, may_assert_users: bool = False) -> None:
+        call = self.broker.call(self.broker.directory.operator(self.graph.user, tenant), "create_access_key")
+        issued = await self.broker.access_keys.create(call, AccessKeyRole(role), workloads, may_assert_users=may_assert_users)
         self.keys[name] = Key(issued.key.access_key_id, issued.secret.reveal())
 
     async def add_workload(self, name: str, **spec: Any) -> None:
