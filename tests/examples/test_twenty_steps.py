@@ -130,6 +130,7 @@ class World:
         idp: Where people sign in.
         resource: What they have accounts at.
         server: Ours.
+        key: The access key of the workload, and its secret.
     """
 
     origin: str
@@ -140,6 +141,7 @@ class World:
     idp: FakeIdentityProvider
     resource: Resource
     server: Server
+    key: tuple[str, str]
 
     def trail(self, action: str) -> list[dict[str, Any]]:
         """What the trail says of a verb, oldest first."""
@@ -272,7 +274,7 @@ async def a_world(folder: Path) -> AsyncGenerator[World]:
             )
             recorder = Recorder(application.app())
             async with serving(recorder, sockets, lifespan=True):
-                yield World(origin, recorder, invocations, identity, users, idp, resource, server)
+                yield World(origin, recorder, invocations, identity, users, idp, resource, server, key)
 
 
 @pytest.fixture
@@ -380,6 +382,15 @@ async def test_a_persons_question_goes_the_whole_way_and_the_trail_shows_it(  # 
         assert resource.pages == 1
         assert not [each for each in await browser.complaints() if "favicon" not in each]
 
-    # 20. The trail shows the whole chain, on whose behalf, and by which key.
+    # 20. The trail shows the whole chain: on whose behalf, with which workload access token, and by which key.
     hers = [event for event in world.server.home.trail() if event["user_display"] == ALICE.name]
     assert list(dict.fromkeys((event["action"], event["outcome"]) for event in hers)) == CHAIN
+    assert issued["detail"]["jti"] == asked["detail"]["credential"] != invocation["workloadaccesstoken"]
+    assert {event["detail"]["signed_by"] for event in world.trail("get_token")} == {world.key[0]}
+    (completed,) = [event for event in world.trail("complete_consent") if event["edge"] == "agentcore"]
+    assert link.rpartition("/")[2].startswith(completed["detail"]["consent"])
+
+    # And nothing that opens anything was written down on the way.
+    written = str(world.server.home.trail()) + (tmp_path / "agent.log").read_text()
+    for secret in (bearer, token, invocation["workloadaccesstoken"], world.key[1]):
+        assert secret not in written
