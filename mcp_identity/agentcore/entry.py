@@ -181,15 +181,18 @@ class Entry:
         return error
 
 
-def unknown_operation(entropy: Entropy) -> Any:
-    """An ASGI application for everything below our places that is no operation."""
+class UnknownOperation:
+    """Answers everything below our places that is no operation, as an ASGI application."""
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, entropy: Entropy) -> None:
+        """Take ids of requests from there."""
+        self._entropy = entropy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
         del scope, receive
         told = failure(errors.problem(errors.UNKNOWN_OPERATION, _UNKNOWN))
-        await say(told, entropy.random_bytes(_REQUEST_ID_BYTES).hex(), send)
-
-    return answer
+        await say(told, self._entropy.random_bytes(_REQUEST_ID_BYTES).hex(), send)
 
 
 def _require_role(operation: Operation, asker: Asker) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from starlette.routing import Route
 
 from mcp_identity.agentcore import api_keys, data_plane, oauth_providers, tags, unserved, vaults, workloads
-from mcp_identity.agentcore.entry import Entry, unknown_operation
+from mcp_identity.agentcore.entry import Entry, UnknownOperation
 
 if TYPE_CHECKING:
     from mcp_identity.agentcore.gate import Gate
@@ -47,5 +47,5 @@ def agentcore_routes(edge: Edge, gate: Gate, entropy: Entropy, *, body_bytes: in
         Route(path.replace("}", ":path}"), Entry(edge, gate, operations, entropy, body_bytes=body_bytes))
         for path, operations in by_path.items()
     ]
-    elsewhere = unknown_operation(entropy)
+    elsewhere = UnknownOperation(entropy)
     return [*routes, *(Route(f"{root}{{rest:path}}", elsewhere) for root in _ROOTS)]
