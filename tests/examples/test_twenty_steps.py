@@ -228,7 +228,7 @@ def agent_environment(server: Server, key: tuple[str, str], vendor: str) -> dict
 
 
 async def shown(browser: Browser, selector: str) -> str:
-    """What a person reads in an element, once it is there: on a busy machine the agent may take longer than the browser waits."""
+    """What a person reads in an element, once it is there; on a busy machine that may take a while."""
     with anyio.fail_after(60):
         while True:
             with suppress(AssertionError):
