@@ -15,6 +15,7 @@ from mcp_identity.domain.credentials import Flow, Secret
 from mcp_identity.domain.errors import IdentityError, UpstreamRejected
 from mcp_identity.domain.http import HttpResponse
 from mcp_identity.domain.provider import CredentialProvider, OAuthClient, ProviderKind
+from mcp_identity.oauth.on_behalf import exchange_request
 from mcp_identity.oauth.token import TokenAnswer, authorization_code_request, client_credentials_request, process_token_response
 
 _CLIENT_REFUSED = frozenset({"invalid_client", "unauthorized_client", "incorrect_client_credentials", "bad_client_secret"})
@@ -51,6 +52,8 @@ class Checkup:
             checks.append(await self._m2m(provider, client))
         if Flow.USER_FEDERATION in provider.flows:
             checks.append(await self._code(provider, client, redirect_uri))
+        if Flow.ON_BEHALF_OF_TOKEN_EXCHANGE in provider.flows and dialect_of(provider).on_behalf_of_client:
+            checks.append(await self._exchange(provider, client))
         return checks
 
     async def _metadata(self, provider: CredentialProvider) -> ProviderCheck:
@@ -78,6 +81,20 @@ class Checkup:
         granted = " ".join(sorted(answer.tokens.scopes)) or "no scopes"
         return ProviderCheck("client credentials", passed=True, detail=f"a token for {granted}")
 
+    async def _exchange(self, provider: CredentialProvider, client: OAuthClient) -> ProviderCheck:
+        """Exchange a token that is nobody's, likewise."""
+        nobodys = Secret(random_token(self._services.entropy))
+        try:
+            request = exchange_request(
+                provider.server, client, dialect_of(provider), subject_token=nobodys, scopes=provider.scopes
+            )
+            await ask(self._services.transport, provider, request, self._reader(provider))
+        except UpstreamRejected as error:
+            return _as_refused("exchange", error)
+        except IdentityError as error:
+            return ProviderCheck("exchange", passed=False, detail=f"{error.code}: {error.message}")
+        return ProviderCheck("exchange", passed=False, detail="the server exchanged a token that is nobody's")
+
     async def _code(self, provider: CredentialProvider, client: OAuthClient, redirect_uri: str) -> ProviderCheck:
         """Exchange a code that cannot exist: a server that knows us refuses the code, one that does not refuses us."""
         made_up = Secret(random_token(self._services.entropy))
@@ -92,9 +109,14 @@ class Checkup:
             )
             await ask(self._services.transport, provider, request, self._reader(provider))
         except UpstreamRejected as error:
-            refused = error.error in _CLIENT_REFUSED
-            detail = f"the server does not accept our client ({error.error})" if refused else "the server knows our client"
-            return ProviderCheck("authorization code", passed=not refused, detail=detail)
+            return _as_refused("authorization code", error)
         except IdentityError as error:
             return ProviderCheck("authorization code", passed=False, detail=f"{error.code}: {error.message}")
         return ProviderCheck("authorization code", passed=False, detail="the server accepted a code that does not exist")
+
+
+def _as_refused(name: str, error: UpstreamRejected) -> ProviderCheck:
+    """What a refusal says of our client: one that is about what was made up says that the client is known."""
+    refused = error.error in _CLIENT_REFUSED
+    detail = f"the server does not accept our client ({error.error})" if refused else "the server knows our client"
+    return ProviderCheck(name, passed=not refused, detail=detail)
