@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from base64 import urlsafe_b64encode
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from html import escape
@@ -273,7 +274,8 @@ def main() -> None:
     if options.stop_when_input_ends:
         threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()
     print(json.dumps({"issuer": issuer, "discovery_url": f"{issuer}/.well-known/openid-configuration"}), flush=True)
-    uvicorn.Server(config).run(sockets=[socket])
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[socket])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import os
 import sys
 import threading
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Any
 
 import httpx2
@@ -94,7 +95,8 @@ def main() -> None:
     if options.stop_when_input_ends:
         threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()
     print(json.dumps({"url": f"http://127.0.0.1:{socket.getsockname()[1]}"}), flush=True)
-    uvicorn.Server(config).run(sockets=[socket])
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[socket])
 
 
 if __name__ == "__main__":
