@@ -119,7 +119,7 @@ async def test_a_users_token_that_has_ended_or_was_forged_proves_nobody(world: W
 
 
 async def test_a_user_is_named_by_an_id_only_where_the_workload_or_the_key_may_do_so(world: World) -> None:
-    asked = {"workloadName": "agent", "userId": "cognito+user123"}
+    asked: dict[str, Any] = {"workloadName": "agent", "userId": "cognito+user123"}
     for key in ("agent", "admin"):
         refused = await world.ask("GetWorkloadAccessTokenForUserId", key=key, **asked)
         assert (refused.status, refused.error) == (403, "AccessDeniedException")
@@ -219,7 +219,8 @@ async def test_a_workload_that_may_use_some_providers_alone_gets_no_other(world:
 async def test_more_than_one_target_at_a_time_is_refused(world: World) -> None:
     wat = await world.wat(None)
     for name in ("resources", "audiences"):
-        reply = await world.token(wat, flow="M2M", **{name: ["https://a.example.com", "https://b.example.com"]})
+        two: dict[str, Any] = {name: ["https://a.example.com", "https://b.example.com"]}
+        reply = await world.token(wat, flow="M2M", **two)
         assert (reply.status, reply.json["fieldList"][0]["name"]) == (400, name)
 
 

@@ -23,7 +23,7 @@ from tests.fakes.identity_provider import ALICE, BOB
 from tests.http.kit import http_client, local_options, server_here
 
 CANARY = "c4n4ry"
-WEATHER = {"resourceCredentialProviderName": "weather"}
+WEATHER: dict[str, Any] = {"resourceCredentialProviderName": "weather"}
 
 
 def whole(**members: Any) -> bytes:
@@ -186,7 +186,8 @@ async def test_no_bearer_and_no_state_of_an_application_stands_in_a_log_or_in_th
     """At the most talkative level, of requests that go well and of such that do not."""
     caplog.set_level(logging.DEBUG)
     wat, user = await world.wat(BOB), world.user_token(BOB)
-    for members in ({}, {"forceAuthentication": True}, {"scopes": [" "]}, {"resourceCredentialProviderName": "nothing"}):
+    asked: tuple[dict[str, Any], ...] = ({}, {"forceAuthentication": True}, {"scopes": [" "]}, {"resources": ["x", "y"]})
+    for members in asked:
         await world.token(wat, customState=CANARY, **members)
     await world.token(wat + "x", customState=CANARY, customParameters={CANARY: CANARY})
     await world.ask("GetWorkloadAccessTokenForJWT", workloadName="other", userToken=user)

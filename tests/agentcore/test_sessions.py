@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ def person(name: str) -> Person:
     return Person(name, name.title())
 
 
-async def pending(world: World, who: Person, **members: object) -> tuple[str, Reply]:
+async def pending(world: World, who: Person, **members: Any) -> tuple[str, Reply]:
     """A token is asked for, and the user has to be asked first: the token that asked, and the answer."""
     wat = await world.wat(who)
     reply = await world.token(wat, **members)
@@ -253,7 +254,8 @@ async def test_a_session_answers_its_own_user_alone_and_a_poll_that_asks_for_som
     assert (bobs.status, bobs.error) == (404, "ResourceNotFoundException")
     absent = await world.token(wat, sessionUri="urn:ietf:params:oauth:request_uri:" + "A" * 43)
     assert (absent.status, absent.json["message"]) == (404, bobs.json["message"])
-    for changed in ({"scopes": ["read", "write"]}, {"customState": "another"}, {"audiences": ["x"]}):
+    others: tuple[dict[str, Any], ...] = ({"scopes": ["read", "write"]}, {"customState": "another"}, {"audiences": ["x"]})
+    for changed in others:
         reply = await world.token(wat, sessionUri=uri, **changed)
         assert (reply.status, reply.error) == (400, "ValidationException"), changed
     crossed = await world.token(await world.wat(person("rosa"), key="other", workload="other"), key="other", sessionUri=uri)
