@@ -57,10 +57,9 @@ async def create(edge: Edge, asker: Asker, given: OAuthProviderCreation) -> OAut
         raise Fields((f"{_INPUT}.{name}.clientId", "is required; one that stands in for it can be replaced later"))
     if not secret.is_there:
         raise Fields((f"{_INPUT}.{name}.clientSecret", "is required; one that stands in for it can be replaced later"))
-    settings = {**definition.agentcore_defaults, **_settings(definition, name, block)}
     spec = ProviderSpec(
         vendor=definition.name,
-        settings=settings,
+        settings=_settings(definition, name, block),
         client_id=block.client_id,
         client_authentication=_authentication(name, block),
         secret=secret.value,
@@ -171,8 +170,11 @@ def _settings(definition: ProviderDefinition, name: str, block: ClientConfig) ->
             raise Fields(
                 (f"{_INPUT}.{name}.{member}", f"{definition.agentcore_vendor} has no authorization server of one's own")
             )
-    settings = {definition.agentcore_settings[member]: value for member, value in said.items()}
-    if not settings and any(setting.default is None for setting in definition.settings.values()):
+    settings = {
+        **definition.agentcore_defaults,
+        **{definition.agentcore_settings[member]: value for member, value in said.items()},
+    }
+    if not said and any(each.default is None and field not in settings for field, each in definition.settings.items()):
         raise Fields(
             (
                 f"{_INPUT}.{name}.issuer",
@@ -184,12 +186,8 @@ def _settings(definition: ProviderDefinition, name: str, block: ClientConfig) ->
 
 def _replaced(definition: ProviderDefinition, settings: dict[str, str]) -> dict[str, str]:
     """What is set, and all else that a block can set as if it never had been."""
-    empty = {
-        name: definition.settings[name].default or ""
-        for name in (*definition.agentcore_settings.values(), *definition.agentcore_defaults)
-        if definition.settings[name].default is not None
-    }
-    return {**empty, **definition.agentcore_defaults, **settings}
+    defaults = {field: definition.settings[field].default for field in definition.agentcore_settings.values()}
+    return {**{field: default for field, default in defaults.items() if default is not None}, **settings}
 
 
 def _subject_issuers(definition: ProviderDefinition, block: ClientConfig) -> tuple[str, ...] | None:

@@ -80,8 +80,9 @@ ProviderName = Annotated[str, text(1, 128, r"[a-zA-Z0-9\-_]+")]
 VaultId = Annotated[str, text(1, 64, r"[a-zA-Z0-9\-_]+")]
 ReturnUrl = Annotated[str, text(1, 2048, r"[A-Za-z0-9_]+:(?:/?/?)[^\s]+")]
 ResourceArn = Annotated[
-    str, text(20, 1011, r"arn:(?:[^:]+)?:bedrock-agentcore:[a-z0-9-]+:[0-9]{12}:(?:[a-z-]+/[^/]+)(?:/[a-z-]+/[^/]+)*")
+    str, text(20, 1011, r"arn:(?:[^:]+)?:bedrock-agentcore:[a-z0-9-]+:[0-9]{12}:(?:[a-z0-9-]+/[^/]+)(?:/[a-z0-9-]+/[^/]+)*")
 ]
+"""The model lets no digit stand in a kind of resource, and names one ``oauth2credentialprovider``."""
 KeyArn = Annotated[str, text(1, 2048, r"arn:aws(?:|-cn|-us-gov):kms:[a-zA-Z0-9-]*:[0-9]{12}:key/[a-zA-Z0-9-]{36}")]
 _TAG = r"[a-zA-Z0-9\s._:/=+@-]*"
 TagKey = Annotated[str, text(1, 128, _TAG)]

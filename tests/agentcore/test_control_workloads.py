@@ -107,10 +107,10 @@ async def test_a_browser_is_sent_to_no_address_that_others_could_answer_at(world
 async def test_each_workload_stands_on_one_page(world: World) -> None:
     for number in range(43):
         await world.add_workload(f"many-{number:02}")
-    names: list[str] = []
-    token, sizes = None, []
+    names, sizes = list[str](), list[int]()
+    token: str | None = None
     while True:
-        reply = await world.ask("ListWorkloadIdentities", key="admin", **({"nextToken": token} if token else {}))
+        reply = await world.ask("ListWorkloadIdentities", key="admin", nextToken=token)
         names += [each["name"] for each in reply.json["workloadIdentities"]]
         sizes.append(len(reply.json["workloadIdentities"]))
         token = reply.json.get("nextToken")
