@@ -402,3 +402,15 @@ async def test_a_persons_question_goes_the_whole_way_and_the_trail_shows_it(  # 
     written = str(world.server.home.trail()) + (tmp_path / "agent.log").read_text()
     for secret in (bearer, token, invocation["workloadaccesstoken"], world.key[1]):
         assert secret not in written
+
+
+if os.environ.get("PROVE"):
+
+    def test_the_demonstration_goes_the_same_way_by_itself() -> None:
+        program = AGENT.parents[1] / "twenty_steps.py"
+        done = subprocess.run(
+            [sys.executable, str(program), "--headless"], capture_output=True, text=True, timeout=110, check=False
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert "I can read the notes of alice." in done.stdout
+        assert done.stdout.count("complete_consent") == 2
