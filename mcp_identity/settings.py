@@ -364,7 +364,7 @@ def read_secret(reference: str, *, json_key: str = "", opener: Callable[[str, in
     if text and json_key:
         text = _member(text, json_key)
     text = (text or "").strip("\r\n")
-    if not text or len(text) > _SECRET_LIMIT or not (text.isprintable() or _is_pem(text)):
+    if not text or len(text) > _SECRET_LIMIT or not (text.isprintable() or is_pem(text)):
         raise ConfigurationError(f"the secret {reference} is missing, empty, too long, or has more than one line")
     return Secret(text)
 
@@ -379,6 +379,6 @@ def _member(document: str, key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _is_pem(text: str) -> bool:
+def is_pem(text: str) -> bool:
     """Whether it is one key as PEM writes it: the only secret that has lines."""
     return text.startswith("-----BEGIN ") and all(line.isprintable() for line in text.splitlines())

@@ -26,7 +26,11 @@ ClientIdOption = Annotated[
 ]
 ClientAuthOption = Annotated[
     ClientAuthentication | None,
-    typer.Option("--client-auth", help="How we authenticate there; none for a public client without a secret."),
+    typer.Option(
+        "--client-auth",
+        help="How we authenticate there; none for a public client without a secret, private_key_jwt for one that signs: "
+        "its secret is the key, in PEM.",
+    ),
 ]
 ClientSecretEnvOption = Annotated[
     str | None, typer.Option("--client-secret-env", metavar="VAR", help="The environment variable with the client secret.")
@@ -66,6 +70,15 @@ ApiHostOption = Annotated[
         "--api-host",
         metavar="https://HOST[:PORT]",
         help="Where call_api may send its credential, exactly; instead of the vendor's own hosts. Repeat for several.",
+    ),
+]
+SubjectIssuerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--subject-issuer",
+        metavar="ISSUER",
+        help="A name of `issuers list` whose users' own tokens may be sent to it, to be exchanged on their behalf; '' for "
+        "none. Repeat for several.",
     ),
 ]
 KeyHeaderOption = Annotated[
@@ -177,6 +190,7 @@ def make_spec(
     scopes: str | None,
     release: str | None,
     api_hosts: Sequence[str] | None = None,
+    subject_issuers: Sequence[str] | None = None,
     allow_http_loopback: bool | None,
     disabled: bool | None = None,
 ) -> ProviderSpec:
@@ -190,6 +204,7 @@ def make_spec(
         scopes=None if scopes is None else tuple(scopes.split()),
         release=release,
         api_hosts=None if api_hosts is None else tuple(api_hosts),
+        subject_issuers=None if subject_issuers is None else tuple(name for name in subject_issuers if name),
         allow_http_loopback=allow_http_loopback,
         disabled=disabled,
     )

@@ -43,11 +43,20 @@ async def describe(graph: Graph, provider: CredentialProvider) -> dict[str, Valu
         "token_url": server.token_url,
         "revocation_url": server.revocation_url,
         "api_hosts": list(provider.api_hosts),
+        "subject_issuers": await _issuers(graph, provider),
         "allow_http_loopback": provider.allow_http_loopback,
         "disabled": provider.disabled,
         "redirect_uri": redirect_uri,
         "notes": notes,
     }
+
+
+async def _issuers(graph: Graph, provider: CredentialProvider) -> list[str]:
+    """The names of the issuers whose users' tokens it may be sent; one that was removed vouches for nobody."""
+    if not provider.subject_issuers:
+        return []
+    known = await graph.broker.issuers.list(provider.tenant)
+    return [issuer.name for issuer in known if issuer.id in provider.subject_issuers]
 
 
 def print_provider(found: dict[str, Value]) -> None:

@@ -28,6 +28,8 @@ commands = typer.Typer(no_args_is_help=True, help="The configured sources of cre
     epilog=examples(
         "mcp-identity providers add github-work --vendor github --client-id ID --client-secret-stdin < secret",
         'mcp-identity providers add idp --issuer https://idp.example.com --client-id ID --client-auth none --scopes "read"',
+        "mcp-identity providers add crm --issuer https://idp.example.com --set on_behalf_of=token-exchange "
+        "--subject-issuer corp --client-id ID --client-auth private_key_jwt --client-secret-file key.pem",
         "mcp-identity providers add weather --kind api-key --api-key-env WEATHER_KEY --release token",
         "mcp-identity providers add maps --kind api-key --api-key-env MAPS_KEY --release never "
         "--api-host https://maps.example.com --api-key-query key",
@@ -54,6 +56,7 @@ def add(
     scopes: given.DefaultScopesOption = None,
     release: given.ReleaseOption = None,
     api_host: given.ApiHostOption = None,
+    subject_issuer: given.SubjectIssuerOption = None,
     api_key_header: given.KeyHeaderOption = None,
     api_key_prefix: given.KeyPrefixOption = None,
     api_key_query: given.KeyQueryOption = None,
@@ -83,7 +86,8 @@ def add(
     )
     is_api_key = definition.kind is ProviderKind.API_KEY
     is_public = client_auth is ClientAuthentication.NONE or definition.client_authentication == (ClientAuthentication.NONE,)
-    if secret is None and not is_public:
+    signs = client_auth is ClientAuthentication.PRIVATE_KEY_JWT  # nobody types a key
+    if secret is None and not is_public and not signs:
         secret = ask_secret("API key" if is_api_key else "Client secret")
     chosen = release.value if release else _ask_release() if is_api_key else None
     spec = given.make_spec(
@@ -95,6 +99,7 @@ def add(
         scopes=scopes,
         release=chosen,
         api_hosts=api_host,
+        subject_issuers=subject_issuer,
         allow_http_loopback=allow_http_loopback,
     )
 
@@ -171,6 +176,7 @@ def update(
     scopes: given.DefaultScopesOption = None,
     release: given.ReleaseOption = None,
     api_host: given.ApiHostOption = None,
+    subject_issuer: given.SubjectIssuerOption = None,
     api_key_header: given.KeyHeaderOption = None,
     api_key_prefix: given.KeyPrefixOption = None,
     api_key_query: given.KeyQueryOption = None,
@@ -205,6 +211,7 @@ def update(
             scopes=scopes,
             release=release.value if release else None,
             api_hosts=api_host,
+            subject_issuers=subject_issuer,
             allow_http_loopback=allow_http_loopback,
             disabled=disabled,
         )
@@ -216,6 +223,9 @@ def update(
         if cleared and provider.client_authentication is not ClientAuthentication.NONE:
             say("Its secret would now go elsewhere, so it was cleared. Give it again:")
             say(f"  {command(provider.tenant)} providers update {name} {_secret_option(provider)}-stdin")
+        if before.subject_issuers and not provider.subject_issuers and subject_issuer is None:
+            say("Users' tokens would now go elsewhere, so none are sent any more. Where they may be:")
+            say(f"  {command(provider.tenant)} providers update {name} --subject-issuer ISSUER")
 
     run(settings_of(context), errand)
 

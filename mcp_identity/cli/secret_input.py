@@ -55,8 +55,10 @@ class SecretSource:
     def _from_stdin(self) -> Secret:
         if is_interactive():  # a person types: without echo, and one line
             return Secret(str(typer.prompt("The secret (not shown)", hide_input=True, err=True)))
+        from mcp_identity.settings import is_pem
+
         text = sys.stdin.read(_LIMIT + 1).strip("\r\n")
-        if not text or len(text) > _LIMIT or not text.isprintable():
+        if not text or len(text) > _LIMIT or not (text.isprintable() or is_pem(text)):
             raise InvalidRequest(
                 f'stdin holds no secret, or more than one line; pass exactly one: printf %s "$SECRET" | … {self.option}-stdin'
             )
