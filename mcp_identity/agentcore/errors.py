@@ -100,7 +100,7 @@ def problem(code: str, message: str, **members: Any) -> Problem:
 def validation(message: str, reason: Reason = "FieldValidationFailed", fields: tuple[tuple[str, str], ...] = ()) -> Problem:
     """A ValidationException with all of its members."""
     listed = [{"name": name, "message": what} for name, what in fields]
-    return problem(VALIDATION, message, reason=reason, fieldList=listed)
+    return problem(VALIDATION, message, reason=reason, **({"fieldList": listed} if listed else {}))
 
 
 def problem_of(error: IdentityError, plane: Literal["data", "control"]) -> Problem:

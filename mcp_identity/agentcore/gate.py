@@ -22,7 +22,15 @@ from mcp_identity.agentcore import errors
 from mcp_identity.agentcore.answers import Answer, failure
 from mcp_identity.agentcore.asker import EDGE, Counting, Identity, Verifier, identity_of_bearer, identity_of_signer
 from mcp_identity.domain.credentials import Secret
-from mcp_identity.domain.errors import AccessDenied, CallerError, RateLimited, StorageError, TokenExpired, Unauthenticated
+from mcp_identity.domain.errors import (
+    AccessDenied,
+    CallerError,
+    IdentityError,
+    RateLimited,
+    StorageError,
+    TokenExpired,
+    Unauthenticated,
+)
 from mcp_identity.inbound.sigv4 import SignedRequest, access_key_id_of
 
 if TYPE_CHECKING:
@@ -194,7 +202,7 @@ class Gate:
             self._require_patience(proof)
             raise self._failed(proof, error) from None
         except AccessDenied as error:
-            raise Refused(failure(errors.problem_of(error, "data"))) from None
+            raise self._turned_away(proof, error) from None
         return known or (await self.verify(proof), None)
 
     async def verify(self, proof: Proof) -> Identity:
@@ -213,8 +221,7 @@ class Gate:
         except CallerError as error:
             raise self._failed(proof, error) from None
         except (AccessDenied, StorageError) as error:
-            self.limits.refused(error.code, EDGE, None, proof.source)
-            raise Refused(failure(errors.problem_of(error, "data"))) from None
+            raise self._turned_away(proof, error) from None
         except RateLimited as error:
             raise self.too_many(error.retry_after_seconds or 1, None, proof.source) from None
         self._remember(proof.failing)
@@ -226,6 +233,11 @@ class Gate:
         tried = (proof.failing,) if proof.failing in self.known else (proof.failing, ("source", proof.source))
         if any(failures.is_empty(key) for key in tried):
             raise self.too_many(60, None, proof.source)
+
+    def _turned_away(self, proof: Proof, error: IdentityError) -> Refused:
+        """Write down who proved somebody, but has no business here, or could not be looked up."""
+        self.limits.refused(error.code, EDGE, None, proof.source)
+        return Refused(failure(errors.problem_of(error, "data")))
 
     def _failed(self, proof: Proof, error: CallerError) -> Refused:
         """Write down and count what proves nobody."""

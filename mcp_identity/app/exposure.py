@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from mcp_identity.settings import Settings
 
 NO_CALLERS = (
-    "nobody could call this server: no issuer and no workload key is configured. "
-    "Add one first: mcp-identity issuers add NAME --discovery-url URL, or: mcp-identity workloads create NAME --issue-key"
+    "nobody could call this server: no issuer, no workload key and no access key is configured. "
+    "Add one first: mcp-identity issuers add NAME --discovery-url URL, or: mcp-identity workloads create NAME --issue-key, "
+    "or: mcp-identity access-keys create --role admin"
 )
 
 

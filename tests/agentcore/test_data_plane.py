@@ -9,6 +9,7 @@ import pytest
 
 from mcp_identity.broker.answers import ProviderSpec
 from mcp_identity.broker.specifications import IssuerSpec, WorkloadSpec
+from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.identity import DEFAULT_TENANT
 from tests.agentcore.kit import OTHER_CLIENT, RETURN_URL, Reply, World
 from tests.fakes.identity_provider import ALICE, BOB, FakeIdentityProvider, Person
@@ -245,6 +246,36 @@ async def test_payment_is_not_served_and_says_so(world: World) -> None:
     )
     assert (reply.status, reply.error) == (400, "ValidationException")
     assert "not served" in reply.json["message"]
+
+
+async def test_a_users_own_token_is_exchanged_for_one_that_acts_for_them(world: World) -> None:
+    """Only of a user who was proved by it: a workload alone, and a user named by an id, have none."""
+    settings = {
+        "token_url": f"{world.vendor.url}/token_url",
+        "flows": "ON_BEHALF_OF_TOKEN_EXCHANGE",
+        "on_behalf_of": "jwt-bearer",
+    }
+    spec = ProviderSpec(
+        vendor="custom",
+        client_id="the-client",
+        secret=Secret(world.vendor.client_secret),
+        settings=settings,
+        subject_issuers=("corp",),
+        allow_http_loopback=True,
+    )
+    await world.broker.directory.add(world.operator(), "exchanged", spec)
+    flow, asked = "ON_BEHALF_OF_TOKEN_EXCHANGE", {"resourceCredentialProviderName": "exchanged"}
+    reply = await world.token(await world.wat(ALICE), flow=flow, resourceOauth2ReturnUrl=RETURN_URL, **asked)
+    assert set(reply.json) == {"accessToken"}
+    assert reply.json["accessToken"] in world.vendor.minted
+    sent = world.vendor.received[-1]
+    assert sent["grant_type"] == "urn:ietf:params:oauth:grant-type:jwt-bearer"
+    assert sent["assertion"].count(".") == 2
+    named = await world.ask("GetWorkloadAccessTokenForUserId", key="trusted", workloadName="agent", userId="alice")
+    for key, wat in (("agent", await world.wat(None)), ("trusted", named.json["workloadAccessToken"])):
+        refused = await world.token(wat, key=key, flow=flow, **asked)
+        assert refused.status in (400, 403)
+        assert sent["assertion"] not in str(refused.json)
 
 
 # Another tenant

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.agentcore.kit import RETURN_URL, Reply, World
-from tests.fakes.identity_provider import BOB, MALLORY, Person
+from mcp_identity import app
+from mcp_identity.agentcore import data_plane, sessions
+from mcp_identity.agentcore.asker import Asker, identity_of_signer
+from mcp_identity.agentcore.data_shapes import ForUserId, TokenAsked
+from mcp_identity.agentcore.operations import Edge
+from mcp_identity.broker.specifications import IssuerSpec
+from mcp_identity.domain.access_key import AccessKeyRole, Signer
+from mcp_identity.domain.credentials import Secret
+from mcp_identity.domain.identity import Principal
+from tests.agentcore.kit import REGION, RETURN_URL, Reply, World
+from tests.broker.kit import raising
+from tests.fakes.identity_provider import ALICE, BOB, LOGIN_CLIENT, LOGIN_SECRET, MALLORY, FakeIdentityProvider, Person
+from tests.web import remote as many_users
 
 SESSION_URI = re.compile(r"urn:ietf:params:oauth:request_uri:[a-zA-Z0-9-._~]+")
 
@@ -116,6 +128,34 @@ async def test_a_workload_without_any_return_url_has_to_register_one(world: Worl
         assert reply.json["message"].startswith("You must register and use at least one ResourceOauth2ReturnUrl on your ")
 
 
+async def test_a_user_who_can_sign_in_on_our_page_needs_no_return_url(world: World) -> None:
+    """Nobody has to complete anything then: the browser proves whose it is."""
+    company = FakeIdentityProvider()
+    async with company.serve():
+        spec = IssuerSpec(
+            company.discovery_url,
+            audiences=(company.audience,),
+            allow_http_loopback=True,
+            login_client_id=LOGIN_CLIENT,
+            login_secret=Secret(LOGIN_SECRET),
+        )
+        await world.broker.issuers.add(world.operator(), "company", spec)
+        await world.add_workload("signing-in", issuer="company", clients=("the-agent-client",))
+        await world.add_key("signing-in", "workload", "signing-in")
+        issued = await world.ask(
+            "GetWorkloadAccessTokenForJWT",
+            key="signing-in",
+            workloadName="signing-in",
+            userToken=company.access_token(ALICE),
+        )
+        wat = issued.json["workloadAccessToken"]
+        first = await world.token(wat, key="signing-in", resourceOauth2ReturnUrl=None)
+        assert set(first.json) == {"authorizationUrl", "sessionUri", "sessionStatus"}
+        page = await world.http.get(first.json["authorizationUrl"])
+        assert page.status_code == 200
+        assert "sign_in" in page.text
+
+
 # How a consent ends otherwise
 
 
@@ -174,6 +214,42 @@ async def test_a_token_that_proves_nobody_fails_nothing(world: World) -> None:
         assert bad not in str(reply.json)
     assert (await complete(world, kim, back["session_id"])).status == 200
     assert (await world.token(wat)).status == 200
+
+
+class Uncounted:
+    """Counts nothing."""
+
+    def admit(self, principal: Principal, *, has_room: bool) -> None:
+        del principal, has_room
+
+
+async def test_a_consent_that_nobody_finishes_in_time_ends_the_poll_with_that(tmp_path: Path) -> None:
+    async with many_users.running_remote(tmp_path / "home") as remote:
+        product, workload = remote.product, await remote.add_workload("code")
+        signer = Signer(
+            "default", "row", "MID" + "A" * 17, AccessKeyRole.WORKLOAD, frozenset({workload.id}), False, REGION, b""
+        )
+        edge = Edge(product.broker, app.authenticator_of(product.prepared), product.clock)
+
+        def asker() -> Asker:
+            return Asker(identity_of_signer(signer), product.broker, edge.verifier, Uncounted(), "request", fresh=False)
+
+        named = ForUserId(workload_name="code", user_id="4711")
+        wat = (await data_plane.get_workload_access_token_for_user_id(edge, asker(), named)).workload_access_token
+        asked = TokenAsked(
+            workload_identity_token=wat,
+            resource_credential_provider_name="idp",
+            scopes=["read"],
+            oauth2_flow="USER_FEDERATION",
+            resource_oauth2_return_url=many_users.RETURN_URL,
+        )
+        first = await sessions.give_token(edge, asker(), asked)
+        assert first.session_status == "IN_PROGRESS"
+        product.clock.advance(601)
+        with raising("consent_expired"):
+            await sessions.give_token(edge, asker(), asked.model_copy(update={"session_uri": first.session_uri}))
+        again = await sessions.give_token(edge, asker(), asked)
+        assert again.session_uri != first.session_uri
 
 
 # Who may complete
