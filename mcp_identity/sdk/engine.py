@@ -9,8 +9,8 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager, suppress
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -33,7 +33,7 @@ class _Running:
         process: The process that it is in: a fork has none of its parent's threads.
     """
 
-    thread: AbstractContextManager[BlockingPortal]
+    thread: threading.Thread
     portal: BlockingPortal
     hub: Hub
     process: int
@@ -93,26 +93,46 @@ class Engine:
             return
         with suppress(RuntimeError):
             running.portal.call(running.portal.stop, True)
-        running.thread.__exit__(None, None, None)
+        running.thread.join()
 
     def _started(self) -> _Running:
         with self._lock:
             if self._is_closed:
                 raise _closed()
-            if self._running is None or self._running.process != os.getpid():
+            if self._running is not None and self._running.process != os.getpid():
+                _parents.append(self._running)  # what ends it would reach into the parent's own loop
+                self._running = None
+            if self._running is None:
                 self._running = self._start()
             return self._running
 
     def _start(self) -> _Running:
-        from anyio.from_thread import start_blocking_portal
+        import anyio
+        from anyio.from_thread import BlockingPortal
 
         from mcp_identity.sdk.connections import Hub
 
-        thread = start_blocking_portal(name="mcp-identity-client")
-        portal = thread.__enter__()
         hub = Hub(self.place, self._version)
-        portal.start_task(hub.run)
-        return _Running(thread, portal, hub, os.getpid())
+        stands: Future[BlockingPortal] = Future()
+
+        async def serve() -> None:
+            async with BlockingPortal() as portal, anyio.create_task_group() as tasks:
+                await tasks.start(hub.run)
+                stands.set_result(portal)
+                await portal.sleep_until_stopped()
+                tasks.cancel_scope.cancel()
+
+        def run() -> None:
+            try:
+                anyio.run(serve)
+            except BaseException as error:
+                if stands.done():
+                    raise
+                stands.set_exception(error)
+
+        thread = threading.Thread(target=run, name="mcp-identity-client", daemon=True)
+        thread.start()
+        return _Running(thread, stands.result(), hub, os.getpid())
 
     def _ended(self, error: Exception) -> Exception:
         """What a call is told whose loop ended under it."""
@@ -124,6 +144,8 @@ def _closed() -> IdentityClientError:
 
 
 _engines: WeakSet[Engine] = WeakSet()
+_parents: list[_Running] = []
+"""What the process that we were forked from has running."""
 
 
 def _close_all() -> None:
