@@ -23,7 +23,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 from tools import answer
 
-from mcp_identity.sdk import IdentityClientError, acting_for, requires_access_token
+from mcp_identity import IdentityClientError, acting_for, requires_access_token
 
 _tell: ContextVar[Callable[[dict[str, Any]], None]] = ContextVar("tell")
 

@@ -162,12 +162,11 @@ PASSWORDS = {"alice": "wonderland", "bob": "builder"}
 
 
 def clean_up(place: Place) -> None:
-    """Remove all of it, as an operator does, and look what is left."""
+    """Remove all of it, as an operator does, and look what is left; the agent's keys go with the agent."""
     control = place.operator.client(CONTROL)
     control.delete_oauth2_credential_provider(name=PROVIDER)
     control.delete_workload_identity(name=AGENT)
-    for key in json.loads(place.world.cli("access-keys", "list", "--json")):
-        place.world.cli("access-keys", "remove", key["access_key_id"])
+    place.world.cli("access-keys", "remove", place.operator.id)
     place.world.cli("issuers", "remove", "company")
     state = httpx2.get(f"{place.github['url']}/state").json()
     console.print(f"   GitHub gave {state['issued']} tokens; {state['alive']} of them are still good")

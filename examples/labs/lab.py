@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -20,10 +19,12 @@ from agent_backend import serving
 from botocore.exceptions import ClientError
 from browser import Browser
 from stock import CONTROL, DATA, AccessKey
-from world import World, console, free_port, new_secret
+from world import World, console, free_port, new_secret, notes_client
 
 RETURN_URL = "http://127.0.0.1:9/connected"
 """Where the application would receive browsers; in a lab the browser stops there, and the lab reads the address."""
+INBOUND, OUTBOUND, BUSY, CARELESS = AGENTS = ("inbound-agent", "outbound-agent", "busy-agent", "careless-agent")
+SOMEBODY_ELSES = "somebody-elses-agent"
 WEATHER_KEY = "weather-key-of-today"
 
 
@@ -35,6 +36,7 @@ class Lab:
         world: The folder, and our command line.
         endpoint: Our server.
         operator: An operator's access key.
+        key: The agents' access key.
         vendor: The vendor's authorization server.
         vendor_secret: The secret of both of our clients there.
         weather: An API that takes a key.
@@ -43,6 +45,7 @@ class Lab:
     world: World
     endpoint: str
     operator: AccessKey
+    key: AccessKey
     vendor: dict[str, Any]
     vendor_secret: str
     weather: str
@@ -52,12 +55,10 @@ class Lab:
         """The operator's client of the control plane."""
         return self.operator.client(CONTROL)
 
-    def agent(self, name: str) -> Any:
-        """A workload identity with an access key of its own; a client of the data plane with that key."""
-        self.control.create_workload_identity(name=name, allowedResourceOauth2ReturnUrls=[RETURN_URL])
-        return AccessKey.create(
-            self.world, self.endpoint, "--role", "workload", "--workload", name, "--may-assert-users"
-        ).client(DATA)
+    @cached_property
+    def data(self) -> Any:
+        """The agents' client of the data plane."""
+        return self.key.client(DATA)
 
     def add_oauth_provider(self, name: str, client_id: str, secret: str = "") -> None:
         """A provider at the vendor, by stock boto3."""
@@ -80,7 +81,8 @@ class Lab:
     def notes_of(self, token: str) -> str:
         """What the vendor's API says to a token."""
         answer = httpx2.get(self.vendor["me_url"], headers={"Authorization": f"Bearer {token}"})
-        return f"{answer.status_code} {answer.json().get('username') or answer.json().get('client')}" if answer.is_success else str(answer.status_code)  # fmt: skip
+        about = answer.json() if answer.is_success else {}
+        return f"{answer.status_code} {about.get('username') or about.get('client') or ''}".strip()
 
     def weather_with(self, key: str) -> str:
         """What the weather's API says to a key."""
@@ -129,22 +131,14 @@ def opened(folder: Path, before: Callable[[World], None] = lambda _: None) -> Ge
     world = World.below(folder, MCP_IDENTITY_PUBLIC_URL=f"http://127.0.0.1:{port}")
     operator = AccessKey.create(world, f"http://127.0.0.1:{port}", "--role", "admin")
     before(world)
-    clients = folder / "callback"
     with serving(world, "http", port, "--allow-http-loopback") as endpoint, _weather() as weather:
         # The vendor wants to know our callback URL, which there is once the provider is.
-        lab = Lab(world, endpoint, operator, _vendor_at(vendor_port), secret, weather)
+        lab = Lab(world, endpoint, operator, _agents(world, operator), _vendor_at(vendor_port), secret, weather)
         lab.add_oauth_provider("notes", "notes-app")
         lab.add_oauth_provider("reports", "reports-app")
         found = lab.control.get_oauth2_credential_provider(name="notes")
-        clients.write_text(found["callbackUrl"])
         registered = [
-            {
-                "client_id": "notes-app",
-                "client_secret": secret,
-                "grant": "authorization-code",
-                "redirect_uris": [found["callbackUrl"]],
-                "name": "Notes",
-            },
+            notes_client(found["callbackUrl"], secret),
             {"client_id": "reports-app", "client_secret": secret, "grant": "client-credentials"},
         ]
         with world.vendor(vendor_port, registered):
@@ -159,9 +153,18 @@ def close(lab: Lab) -> None:
             getattr(lab.control, f"delete_{kind}_credential_provider")(name=provider["name"])
     for workload in lab.control.list_workload_identities()["workloadIdentities"]:
         lab.control.delete_workload_identity(name=workload["name"])
-    for key in json.loads(lab.world.cli("access-keys", "list", "--json")):
-        lab.world.cli("access-keys", "remove", key["access_key_id"])
+    for key in (lab.key, lab.operator):
+        lab.world.cli("access-keys", "remove", key.id)
     say("secrets left in the vault", sum(lab.world.secrets_left().values()))
+
+
+def _agents(world: World, operator: AccessKey) -> AccessKey:
+    """The labs' agents, and one that is none of theirs; the access key that stands for the former."""
+    control = operator.client(CONTROL)
+    for name in (*AGENTS, SOMEBODY_ELSES):
+        control.create_workload_identity(name=name, allowedResourceOauth2ReturnUrls=[RETURN_URL])
+    named = [option for name in AGENTS for option in ("--workload", name)]
+    return AccessKey.create(world, operator.endpoint, "--role", "workload", *named, "--may-assert-users")
 
 
 def _vendor_at(port: int) -> dict[str, Any]:
@@ -177,7 +180,7 @@ def _vendor_at(port: int) -> dict[str, Any]:
 class _Weather(BaseHTTPRequestHandler):
     """Says the weather to whoever has the key."""
 
-    def do_GET(self) -> None:  # noqa: N802 - the base class names it so
+    def do_GET(self) -> None:
         """Answer."""
         known = self.headers.get("X-Api-Key") == WEATHER_KEY
         self.send_response(200 if known else 401)

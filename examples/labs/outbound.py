@@ -4,10 +4,9 @@
 
 from __future__ import annotations
 
-from lab import RETURN_URL, Lab, agree, refused, say, token_of
+from lab import OUTBOUND, RETURN_URL, Lab, agree, refused, say, token_of
 from world import shortened, step
 
-AGENT = "outbound-agent"
 FLOW = "USER_FEDERATION"
 
 
@@ -16,8 +15,8 @@ def outbound(lab: Lab) -> None:
     step(
         2, "Outbound: a user lets the agent read their notes", "GetResourceOauth2Token, the consent, CompleteResourceTokenAuth"
     )
-    agent = lab.agent(AGENT)
-    wat = agent.get_workload_access_token_for_user_id(workloadName=AGENT, userId="cognito+alice")["workloadAccessToken"]
+    agent = lab.data
+    wat = agent.get_workload_access_token_for_user_id(workloadName=OUTBOUND, userId="cognito+alice")["workloadAccessToken"]
     asked = token_of(agent, wat, "notes", FLOW, resourceOauth2ReturnUrl=RETURN_URL)
     say("there is no token yet, and the session is", asked["sessionStatus"])
     session_id = agree(asked["authorizationUrl"])
@@ -28,7 +27,7 @@ def outbound(lab: Lab) -> None:
     say("after", shortened(polled["accessToken"]))
     say("the vendor's API says", lab.notes_of(polled["accessToken"]))
 
-    another = agent.get_workload_access_token_for_user_id(workloadName=AGENT, userId="cognito+bob")["workloadAccessToken"]
+    another = agent.get_workload_access_token_for_user_id(workloadName=OUTBOUND, userId="cognito+bob")["workloadAccessToken"]
     asked = token_of(agent, another, "notes", FLOW, resourceOauth2ReturnUrl=RETURN_URL)
     say("Bob has a token", "accessToken" in asked)
     session_id = agree(asked["authorizationUrl"])  # Bob's link, in Alice's browser

@@ -1,6 +1,4 @@
-# ruff: noqa: E402 - the helpers of all examples stand one folder up
-"""The labs: inbound with Cognito, outbound with a vendor that asks its users, one agent with three kinds of credential, and what
-to do when something is refused.
+"""The labs: inbound with Cognito, outbound with a vendor that asks its users, three kinds of credential, and troubleshooting.
 
     python examples/labs/run.py
 

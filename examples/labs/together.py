@@ -4,18 +4,16 @@
 
 from __future__ import annotations
 
-from lab import RETURN_URL, WEATHER_KEY, Lab, agree, say, token_of
+from lab import BUSY, RETURN_URL, WEATHER_KEY, Lab, agree, say, token_of
 from world import step
-
-AGENT = "busy-agent"
 
 
 def together(lab: Lab) -> None:
     """Go through it."""
     step(3, "Together: notes of a user, reports of the company, and the weather", "Three kinds of credential, one agent.")
     lab.control.create_api_key_credential_provider(name="weather", apiKey=WEATHER_KEY, tags={"owner": "team-sky"})
-    agent = lab.agent(AGENT)
-    wat = agent.get_workload_access_token_for_user_id(workloadName=AGENT, userId="cognito+alice")["workloadAccessToken"]
+    agent = lab.data
+    wat = agent.get_workload_access_token_for_user_id(workloadName=BUSY, userId="cognito+alice")["workloadAccessToken"]
     asked = token_of(agent, wat, "notes", "USER_FEDERATION", resourceOauth2ReturnUrl=RETURN_URL)
     agent.complete_resource_token_auth(userIdentifier={"userId": "cognito+alice"}, sessionUri=agree(asked["authorizationUrl"]))
     users = token_of(agent, wat, "notes", "USER_FEDERATION", resourceOauth2ReturnUrl=RETURN_URL)["accessToken"]
