@@ -218,7 +218,8 @@ def _given(operation: Operation, request: _Request) -> Any:
         if not isinstance(members, dict):
             raise errors.Unreadable("the body is one JSON object")
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        lists = {name: [value for key, value in query if key == name] for name in operation.query}
+        given = {name: [value for key, value in query if key == name] for name in operation.query}
+        lists = {name: values for name, values in given.items() if values}  # one that is not there is missing, not empty
         return operation.shape.model_validate({**members, **lists, **scope["path_params"]})
     except ValidationError as error:
         raise _refusal(error) from None
