@@ -99,7 +99,8 @@ class Entry:
         proof = gate.proof(scope, request.body)
         identity, remembered = await gate.identify(proof)
         place = gate.admit(identity, proof.source)
-        with gate.limits.answering.hold(place, place[:2]) as has_room:
+        # A key brings the users of an agent with it, so it has the places of a group; each user's calls are counted below.
+        with gate.limits.answering.hold((place, request_id), place[:2]) as has_room:
             if not has_room:
                 raise gate.too_many(1, identity.principal, proof.source)
             try:
@@ -164,7 +165,9 @@ class Entry:
             raise
         except Exception:  # whoever asks learns no more than that it failed
             log.exception("%s failed unexpectedly", operation.name)
-            told = await self._written_down(operation, asker, IdentityError(errors.FAILED, retryable=True))
+            told = await self._written_down(operation, asker, IdentityError(errors.FAILED))
+        finally:
+            asker.leave()
         if told.retryable or isinstance(told, StorageError):
             raise told
         return failure(errors.problem_of(told, operation.plane))

@@ -85,6 +85,7 @@ def operations(plane: str) -> list[Any]:
     return [each for each in found if each.http["requestUri"].startswith("/identities/") or each.name in TAGS_AND_POLICIES]
 
 
+@cache
 def client_model(plane: str) -> Any:
     """The service model that botocore ships."""
     return _session.Session().get_service_model(plane)
