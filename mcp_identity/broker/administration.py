@@ -6,6 +6,7 @@ is never found. Everything that is looked at is written down.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ from mcp_identity.vault.records.owners import Owner
 if TYPE_CHECKING:
     from mcp_identity.vault.records.audit import AuditPlace
 
+_USER = re.compile(r"(?:https?://|urn:)[^ ]+ .+")
 _AT_ONCE = 100
 """Grants that one transaction ends: others wait for the writer meanwhile."""
 
@@ -127,6 +129,7 @@ class Administration:
             return GrantPage(known, len(page.corrupt), page.next_place)
 
         async def work() -> GrantPage:
+            _check(which)
             found = await self._services.vault.read(unit)
             await self._note(call, which)
             return found
@@ -180,9 +183,10 @@ class Administration:
         async def checked() -> EndedGrants:
             if not (which.workload or which.user or which.provider):
                 raise InvalidRequest("say whose grants: at least one of workload, user and provider")
+            _check(which)
             return await self._services.tasks.run(work)
 
-        return await audited(self._services.vault, call, checked, provider=which.provider, detail=_said(which))
+        return await audited(self._services.vault, call, checked, provider=which.provider)
 
     async def search_audit(
         self, call: Call, query: AuditQuery, *, limit: int, before: AuditPlace | None = None
@@ -237,8 +241,18 @@ class Administration:
         return EndedGrant(workload, grant.key.user, Revoked(name, grant.key.flow, outcome))
 
 
+def _check(which: GrantFilter) -> None:
+    """Check that a user is named by what names users; anything else is written down nowhere.
+
+    Raises:
+        InvalidRequest: If not.
+    """
+    if which.user and _USER.fullmatch(which.user) is None:
+        raise InvalidRequest("a user is named by issuer and subject, with a space between them")
+
+
 def _said(which: GrantFilter) -> dict[str, str]:
-    """What was asked for, for the trail; a user is somebody, and no secret."""
+    """What was asked for, for the trail."""
     said = {"workload_identity": which.workload, "of_user": clean_text(which.user, 512)}
     return {name: value for name, value in said.items() if value}
 

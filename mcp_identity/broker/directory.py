@@ -141,15 +141,15 @@ class Directory:
         provider = replace(provider, secret_reference=spec.secret_reference)
         event = call.event(provider=name)
 
-        def unit(records: Records) -> None:
+        def unit(records: Records) -> CredentialProvider:
             if like := records.find_provider_like(provider.tenant, name):
                 raise Conflict(f"there is a provider {like} already; see: mcp-identity providers show {like}")
-            records.insert_provider(provider, secret)
+            kept = records.insert_provider(provider, secret)
             records.append_audit(event)
+            return kept
 
         await self._services.vault.ensure_tenant(provider.tenant)
-        await self._services.vault.run(unit, event)
-        return provider
+        return await self._services.vault.run(unit, event)
 
     async def update(
         self, call: Call, name: str, spec: ProviderSpec, kind: ProviderKind | None = None

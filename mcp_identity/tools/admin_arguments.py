@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MOST_AT_ONCE = 200
 _NAME, _VALUE, _MANY = 255, 2048, 128
 _HIGHEST = 2**63 - 1
+_FIELD = re.compile(r"[a-z][a-z_]{0,39}")
+_WORD = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _PLACE = re.compile(r"([0-9]{1,19})\.([A-Za-z0-9_-]{1,64})\.([0-9]{1,19})", re.ASCII)
 
 
@@ -177,6 +179,28 @@ def several(given: list[str] | None) -> tuple[str, ...] | None:
 def tags_of(given: dict[str, str] | None) -> tuple[tuple[str, str], ...] | None:
     """Tags as the broker takes them."""
     return None if given is None else tuple(given.items())
+
+
+def settings_of(given: dict[str, str] | None) -> dict[str, str]:
+    """What a vendor leaves open, as the broker takes it.
+
+    Raises:
+        InvalidRequest: If a field has no name that one could have; the broker repeats the names that it does not know.
+    """
+    if given and not all(map(_FIELD.fullmatch, given)):
+        raise InvalidRequest("a field of settings is named in lower case; an error for one that is not there lists them")
+    return given or {}
+
+
+def word(name: str, text: str) -> str:
+    """The name of a vendor or a preset; the broker repeats one that it does not know.
+
+    Raises:
+        InvalidRequest: If it can be none.
+    """
+    if not _WORD.fullmatch(text):
+        raise InvalidRequest(f"a {name} is named in lower case, in a word or two: see the description")
+    return text
 
 
 def visible(name: str, text: str) -> str:

@@ -57,7 +57,7 @@ def add(server: IdentityServer, *, allow_http_loopback: bool) -> None:
         given.check_http_loopback(allow_http_loopback, allowed=may_be_http)
         spec = IssuerSpec(
             discovery_url=discovery_url,
-            preset=preset,
+            preset=given.word("preset", preset),
             audiences=tuple(audiences),
             claims=tuple((each.claim, each.value) for each in claims),
             login_client_id=login_client_id,

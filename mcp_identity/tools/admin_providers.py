@@ -91,8 +91,8 @@ def _add_changing(server: IdentityServer, *, allow_http_loopback: bool) -> None:
             raise InvalidRequest(RESOURCE_NAME_RULE)
         given.check_http_loopback(allow_http_loopback, allowed=may_be_http)
         spec = ProviderSpec(
-            vendor=vendor,
-            settings=settings or {},
+            vendor=given.word("vendor", vendor),
+            settings=given.settings_of(settings),
             client_id=client_id,
             client_authentication=client_authentication,
             secret_reference=given.secret_reference(secret_reference, secret_json_key),
@@ -127,7 +127,7 @@ def _add_changing(server: IdentityServer, *, allow_http_loopback: bool) -> None:
         broker, call = await server.begin("update_provider")
         given.check_http_loopback(allow_http_loopback, allowed=may_be_http)
         spec = ProviderSpec(
-            settings=settings or {},
+            settings=given.settings_of(settings),
             client_id=client_id,
             client_authentication=client_authentication,
             secret_reference=given.secret_reference(secret_reference, secret_json_key),

@@ -135,8 +135,12 @@ class ProviderRecords(AuthenticatedRows):
             return None
         return Secret(self._open(stored.sealed_secret, _secret_place(provider, stored.secret_generation)).decode())
 
-    def insert_provider(self, provider: CredentialProvider, secret: Secret | None) -> None:
-        """Keep a new provider."""
+    def insert_provider(self, provider: CredentialProvider, secret: Secret | None) -> CredentialProvider:
+        """Keep a new provider.
+
+        Returns:
+            The provider, with when it was added.
+        """
         now = micros(self.now)
         values = self._encode(provider) | {
             "secret": self._seal(secret.reveal().encode(), _secret_place(provider, 1)) if secret else None,
@@ -147,6 +151,7 @@ class ProviderRecords(AuthenticatedRows):
         }
         self.connection.execute(insert(_PROVIDERS), self._with_mac(provider.tenant, values))
         self.raise_epoch()
+        return replace(provider, created_at=self.now, updated_at=self.now)
 
     def update_provider(self, provider: CredentialProvider, secret: Secret | None) -> CredentialProvider:
         """Replace a provider's configuration, and its secret by the one given, sealed anew; None clears it.
