@@ -9,8 +9,9 @@ Trusts `inbound/` for who signed and whom a bearer proves. Nothing of a request 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mcp_identity.agentcore.arns import DEFAULT_REGION
 from mcp_identity.broker.audit import Call
@@ -81,8 +82,21 @@ class Verifier(Protocol):
         ...
 
 
+class Room(Protocol):
+    """So many at once."""
+
+    def hold(self, key: Any, group: Any) -> AbstractContextManager[bool]:
+        """Take a place while the block lasts; False where there is none."""
+        ...
+
+
 class Counting(Protocol):
     """Counts what principals ask."""
+
+    @property
+    def running(self) -> Room:
+        """Calls that run."""
+        ...
 
     def admit(self, principal: Principal, *, has_room: bool) -> None:
         """Let a call begin.
@@ -143,7 +157,8 @@ def identity_of_bearer(principal: Principal) -> Identity:
     Raises:
         AccessDenied: If it is another bearer's kind: a user's own token, or a workload access token.
     """
-    if principal.tool_scopes is not None and ADMIN_SCOPE in principal.tool_scopes:
+    # A workload access token keeps the scopes of what it was made from; an operator is nobody by what was derived.
+    if principal.authenticated_by == Proof.JWT and principal.tool_scopes and ADMIN_SCOPE in principal.tool_scopes:
         operator = replace(principal, workload=WorkloadIdentity("", principal.tenant, OPERATOR))
         return Identity(operator, is_admin=True, workload_ids=frozenset())
     if not principal.is_workload_itself:
@@ -172,6 +187,7 @@ class Asker:
         """
         self.identity = identity
         self.begun: Call | None = None
+        self._places = ExitStack()
         self._broker = broker
         self._verifier = verifier
         self._counting = counting
@@ -298,8 +314,14 @@ class Asker:
 
     def _begin(self, principal: Principal, action: str) -> Call:
         self.begun = Call(principal, action, self._request_id)
-        self._counting.admit(principal, has_room=True)
+        workload = (principal.tenant, principal.workload.id)
+        place = self._counting.running.hold((*workload, principal.user_key), workload)
+        self._counting.admit(principal, has_room=self._places.enter_context(place))
         return self.begun
+
+    def leave(self) -> None:
+        """What was begun does not run any more."""
+        self._places.close()
 
 
 def _within(principal: Principal) -> Principal:

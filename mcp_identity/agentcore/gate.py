@@ -13,14 +13,13 @@ import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mcp_identity.agentcore import errors
 from mcp_identity.agentcore.answers import Answer, failure
-from mcp_identity.agentcore.asker import EDGE, Counting, Identity, Verifier, identity_of_bearer, identity_of_signer
+from mcp_identity.agentcore.asker import EDGE, Counting, Identity, Room, Verifier, identity_of_bearer, identity_of_signer
 from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.errors import (
     AccessDenied,
@@ -82,14 +81,6 @@ class Buckets(Protocol):
 
     def is_empty(self, key: Any) -> bool:
         """Whether there is none to take."""
-        ...
-
-
-class Room(Protocol):
-    """So many at once."""
-
-    def hold(self, key: Any, group: Any) -> AbstractContextManager[bool]:
-        """Take a place while the block lasts; False where there is none."""
         ...
 
 

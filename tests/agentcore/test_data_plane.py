@@ -349,3 +349,8 @@ async def test_a_token_with_the_operators_scope_is_an_operators_and_needs_the_ot
         own = await ask("identity:read", "GetWorkloadAccessToken", workloadName="desk")
         assert own.error == "AccessDeniedException"
         assert (await ask("identity:token", "GetWorkloadAccessToken", workloadName="desk")).status == 200
+        derived = await ask("identity:admin identity:token", "GetWorkloadAccessToken", workloadName="desk")
+        by_derived = await world.ask_by_bearer(
+            "ListWorkloadIdentities", derived.json["workloadAccessToken"]
+        )  # it holds the scope, and is a workload's all the same
+        assert by_derived.error == "AccessDeniedException"

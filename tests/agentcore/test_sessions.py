@@ -17,6 +17,7 @@ from mcp_identity.broker.specifications import IssuerSpec
 from mcp_identity.domain.access_key import AccessKeyRole, Signer
 from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.identity import Principal
+from mcp_identity.tools.limits import Room
 from tests.agentcore.kit import REGION, RETURN_URL, Reply, World
 from tests.broker.kit import raising
 from tests.fakes.identity_provider import ALICE, BOB, LOGIN_CLIENT, LOGIN_SECRET, MALLORY, FakeIdentityProvider, Person
@@ -218,6 +219,8 @@ async def test_a_token_that_proves_nobody_fails_nothing(world: World) -> None:
 
 class Uncounted:
     """Counts nothing."""
+
+    running = Room(100, 100)
 
     def admit(self, principal: Principal, *, has_room: bool) -> None:
         del principal, has_room
