@@ -181,7 +181,7 @@ def same_request(session: ConsentSession, provider: CredentialProvider, request:
 
 def ending(state: ConsentState, error_code: str) -> IdentityError:
     """What to raise for a session that ended otherwise than completed; asking for it again changes nothing."""
-    message = f"that consent ended as {state.value} ({error_code}); call start_consent for a new link"
+    message = f"that consent ended as {state.value} ({error_code}); ask for a new link (start_consent, or forceAuthentication)"
     if error_code == UpstreamRejected.code:
         return UpstreamRejected(message, error="unspecified")
     error = _ENDINGS.get(error_code, UpstreamBadResponse)(message)
