@@ -30,9 +30,12 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Show the main job on a real authorization server (DEMO_HEADLESS=1: without a browser)
 	@$(BIN)/python examples/demo.py
 
-examples: $(READY) ## Show an agent backend with many users, over HTTP and over SSE
+examples: $(READY) ## Show agents with many users, agents written for AgentCore, and the labs
 	@$(BIN)/python examples/agent_over_http.py
 	@$(BIN)/python examples/agent_over_sse.py
+	@$(BIN)/python examples/twenty_steps.py --headless
+	@$(BIN)/python examples/github_agent/run.py
+	@$(BIN)/python examples/labs/run.py
 
 test: $(READY) peers ## Run every test, and write the coverage data that `make check` judges
 	@$(BIN)/coverage erase
