@@ -73,24 +73,28 @@ class Product:
         auth_method: AuthMethod = "client_secret_basic",
         scopes: tuple[str, ...] = ("read",),
         settings: dict[str, str] | None = None,
+        key: str = "",
         **metadata: Any,
     ) -> PeerClient:
-        """Add a provider for user consents, register its redirect URI at the peer, and give it the peer's client."""
-        authentication = {"client_secret_basic": "basic", "client_secret_post": "post", "none": "none"}[auth_method]
+        """Add a provider for user consents, register its redirect URI at the peer, and give it the peer's client.
+
+        Where the client signs who it is, `key` is its private key in PEM, and the metadata has the public one.
+        """
+        authentication = auth_method.removeprefix("client_secret_")
         public = auth_method == "none"
         provider = await self.add(
             peer,
             name=name,
             by_issuer=by_issuer,
             client_id="not-yet-known",
-            secret=None if public else Secret("not-yet-known"),
+            secret=None if public else Secret(key or "not-yet-known"),
             client_authentication=authentication,
             scopes=scopes,
             settings={"flows": "USER_FEDERATION", **(settings or {})},
         )
         uri = self.broker.directory.redirect_uri(provider)
         client = await anyio.to_thread.run_sync(lambda: peer.register(uri, auth_method=auth_method, **metadata))
-        spec = ProviderSpec(client_id=client.client_id, secret=None if public else Secret(client.client_secret))
+        spec = ProviderSpec(client_id=client.client_id, secret=None if public else Secret(key or client.client_secret))
         await self.broker.directory.update(self.broker.call(self.principal, "update_provider"), name, spec)
         return client
 

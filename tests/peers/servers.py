@@ -32,7 +32,7 @@ NPM_SECONDS = 300
 CALLBACK_URL = "http://127.0.0.1:9/callback"
 """Where the servers' own clients are sent back to. Nobody listens there: a browser stops at it."""
 
-AuthMethod = Literal["client_secret_basic", "client_secret_post", "none"]
+AuthMethod = Literal["client_secret_basic", "client_secret_post", "private_key_jwt", "none"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import anyio
 import anyio.to_thread
 import pytest
+from joserfc.jwk import ECKey, RSAKey
 
 from mcp_identity.broker.answers import ProviderSpec, TokenReleased
 from mcp_identity.domain.credentials import Flow, GrantState, Reason, Secret
@@ -129,6 +130,21 @@ async def _as_seated(peer: NodeOidcProvider, link: str, person: str, *, tick: bo
             return browser.submit(page.forms[0], page=page, **fields).text
 
     return await anyio.to_thread.run_sync(walk)
+
+
+@pytest.mark.parametrize("kind", [RSAKey, ECKey])
+async def test_a_client_signs_who_it_is(
+    product: Product, node_oidc_provider: NodeOidcProvider, kind: type[RSAKey | ECKey]
+) -> None:
+    """With the code and with the revocation; the peer takes no assertion twice, and none that is for somebody else."""
+    made = RSAKey.generate_key(2048) if kind is RSAKey else ECKey.generate_key("P-256")
+    key, jwks = made.as_pem(private=True).decode(), {"keys": [{**made.as_dict(private=False), "use": "sig"}]}
+    client = await product.register(node_oidc_provider, auth_method="private_key_jwt", key=key, jwks=jwks)
+    await product.connected("read")
+    (revoked,) = await product.broker.revoke_grant(product.broker.call(product.principal, "revoke_grant"), "peer")
+    ledger = node_oidc_provider.ledger(client)
+    assert (revoked.at_vendor, ledger.code_exchanges, ledger.invalid_client) == ("revoked", 1, 0)
+    assert {event["client_auth"] for event in ledger.events if event["event"] == "grant.success"} == {"private_key_jwt"}
 
 
 AUTH_METHODS: tuple[AuthMethod, ...] = ("client_secret_post", "none")

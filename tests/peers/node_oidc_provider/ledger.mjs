@@ -52,5 +52,6 @@ function describe(event, ctx, detail) {
 // The provider takes a secret by header or body alike, whatever was registered; so it is written down which came.
 function howAuthenticated(ctx, params) {
   if (ctx.headers?.authorization?.toLowerCase().startsWith('basic ')) return 'client_secret_basic';
+  if (params.client_assertion) return 'private_key_jwt';
   return params.client_secret ? 'client_secret_post' : 'none';
 }

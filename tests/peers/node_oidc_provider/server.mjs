@@ -53,7 +53,7 @@ async function signingKey() {
 
 const provider = new Provider(issuer, {
   clients: initialClients(options['redirect-uri']),
-  clientAuthMethods: ['client_secret_basic', 'client_secret_post', 'none'],
+  clientAuthMethods: ['client_secret_basic', 'client_secret_post', 'private_key_jwt', 'none'],
   cookies: { keys: ['of a test'] },
   jwks: { keys: [await signingKey()] },
   scopes: ['openid', 'offline_access', ...SCOPES],
