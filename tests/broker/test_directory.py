@@ -31,6 +31,17 @@ async def test_endpoints_are_looked_up_once_and_pinned(product: Product) -> None
     assert (await product.broker.directory.get("default", "idp")).server == provider.server
 
 
+async def test_the_address_of_the_metadata_does_where_the_issuer_is_not_known(product: Product) -> None:
+    address = f"{ISSUER}/.well-known/openid-configuration"
+    provider = await product.add(settings={"discovery_url": address}, flows="both")
+    assert (provider.server.issuer, provider.server.token_url) == (ISSUER, f"{ISSUER}/token")
+    assert [request.path for request in product.server.requests] == ["/.well-known/openid-configuration"]
+    assert product.server.metadata is not None
+    product.server.metadata["issuer"] = f"{ISSUER}/other"
+    with raising("upstream_bad_response"):
+        await product.update(settings={"discovery_url": address})
+
+
 async def test_without_metadata_the_urls_themselves_do(product: Product) -> None:
     provider = await product.add(settings=BY_URLS)
     assert product.server.requests == []

@@ -58,6 +58,40 @@ def test_metadata_is_looked_for_inserted_and_appended(issuer: str, urls: tuple[s
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        f"{ISSUER}/.well-known/openid-configuration",
+        f"{ISSUER}/.well-known/oauth-authorization-server",
+        "https://idp.example.com/.well-known/openid-configuration/acme",
+        "https://idp.example.com/.well-known/oauth-authorization-server/acme",
+    ],
+)
+def test_an_issuer_is_told_by_the_address_of_its_metadata(url: str) -> None:
+    assert process_discovery_response(answer(METADATA), issuer="", url=url).server.issuer == ISSUER
+    assert process_discovery_response(answer({**METADATA, "issuer": f"{ISSUER}/"}), issuer="", url=url).server.issuer[-1] == "/"
+
+
+@pytest.mark.parametrize(
+    ("url", "issuer"),
+    [
+        ("https://idp.example.com/.well-known/openid-configuration", ISSUER),
+        ("https://idp.example.com/acme/other/.well-known/openid-configuration", ISSUER),
+        ("https://evil.example.com/acme/.well-known/openid-configuration", ISSUER),
+        ("http://idp.example.com/acme/.well-known/openid-configuration", ISSUER),
+        (f"{ISSUER}/.well-known/openid-configuration", f"{ISSUER}?a=b"),
+        (f"{ISSUER}/.well-known/openid-configuration", "acme"),
+        (f"{ISSUER}/.well-known/openid-configuration", ""),
+        (f"{ISSUER}/.well-known/openid-configuration", 7),
+        (f"{ISSUER}/.well-known/openid-configuration", None),
+    ],
+)
+def test_no_issuer_speaks_at_anothers_address(url: str, issuer: object) -> None:
+    with pytest.raises(IdentityError) as caught:
+        process_discovery_response(answer({**METADATA, "issuer": issuer}), issuer="", url=url)
+    assert caught.value.code == "upstream_bad_response"
+
+
+@pytest.mark.parametrize(
     "issuer",
     ["http://idp.example.com", "https://idp.example.com/?x=y", "https://idp.example.com?", "https://a@b/", "idp", "file:///x"],
 )
@@ -83,7 +117,11 @@ def test_a_document_becomes_endpoints_and_what_is_offered() -> None:
         jwks_url=f"{ISSUER}/jwks.json",
         requires_iss=True,
     )
-    assert found.client_authentication == (ClientAuthentication.POST, ClientAuthentication.NONE)
+    assert found.client_authentication == (
+        ClientAuthentication.PRIVATE_KEY_JWT,
+        ClientAuthentication.POST,
+        ClientAuthentication.NONE,
+    )
     assert found.scopes == ("openid", "read")
     assert found.grant_types == ("authorization_code", "client_credentials")
 
