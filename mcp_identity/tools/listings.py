@@ -46,7 +46,10 @@ class ProviderItem(BaseModel):
     vendor: str = Field(description="the vendor")
     title: str = Field(description="the vendor's name for people")
     kind: str = Field(description="oauth2: call get_token; api-key: call get_api_key")
-    flows: list[str] = Field(description="M2M needs no user; USER_FEDERATION acts for the user, after consent")
+    flows: list[str] = Field(
+        description="M2M needs no user; USER_FEDERATION acts for the user, after consent; ON_BEHALF_OF_TOKEN_EXCHANGE acts for "
+        "the user whose own token came with the call, and asks nobody"
+    )
     scopes: list[str] = Field(description="asked for when a call names none")
     api_hosts: list[str] = Field(
         description="where call_api may send the credential; an account may have one of its own beside"
