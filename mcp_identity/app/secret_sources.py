@@ -52,10 +52,11 @@ class ListedSources:
         """
         self._sources = parse_sources(settings.secret_sources)
         self._home = settings.home
-        said = unquote(f"{settings.key} {settings.database_url}")
-        references = _REFERENCES.findall(said)
-        self._own_variables = {value.upper() for kind, value in references if kind == "env"}
-        named = [value for kind, value in references if kind == "file"] + _PATHS.findall(said)
+        kind, _, key = settings.key.partition(":")
+        said = f"{settings.key} {settings.database_url}"
+        references = [(kind, key), *((each, unquote(value)) for each, value in _REFERENCES.findall(said))]
+        self._own_variables = {value.upper() for each, value in references if each == "env"}
+        named = [value for each, value in references if each == "file"] + list(map(unquote, _PATHS.findall(said)))
         database = settings.database_path
         beside = [f"{database}{suffix}" for suffix in ("", "-wal", "-shm", "-journal")] if database else []
         keys = [str(path) for path in (settings.tls_key, settings.tls_cert) if path]
