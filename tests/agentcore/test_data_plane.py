@@ -11,6 +11,7 @@ from mcp_identity.broker.answers import ProviderSpec
 from mcp_identity.broker.specifications import IssuerSpec, WorkloadSpec
 from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.identity import DEFAULT_TENANT
+from mcp_identity.vault.vault import Vault
 from tests.agentcore.kit import OTHER_CLIENT, RETURN_URL, Reply, World
 from tests.fakes.identity_provider import ALICE, BOB, FakeIdentityProvider, Person
 
@@ -40,6 +41,25 @@ async def test_a_token_that_is_still_good_is_not_asked_for_again(world: World) -
     again = [await world.token(await world.wat(None), flow="M2M", scopes=["cached"]) for _ in range(3)]
     assert [each.json for each in again] == [first.json] * 3
     assert world.vendor.count("client_credentials") == asked
+
+
+async def test_a_token_that_is_there_costs_one_unit_of_work(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signer and workload access token are remembered, and confirmed by the unit that serves."""
+    wat = await world.wat(None)
+    first = await world.token(wat, flow="M2M")
+    run, units = Vault.run, list[str]()
+
+    async def counting(self: Vault, *given: Any, **named: Any) -> Any:
+        units.append("unit")
+        return await run(self, *given, **named)
+
+    monkeypatch.setattr(Vault, "run", counting)
+    counts: list[int] = []
+    while len(counts) < 5:  # whoever has not looked for a second which configuration holds remembers nobody
+        units.clear()
+        assert (await world.token(wat, flow="M2M")).json == first.json
+        counts.append(len(units))
+    assert min(counts) == 1
 
 
 async def test_no_scopes_are_the_providers_own(world: World) -> None:
