@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import anyio.to_thread
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from mcp_identity import app
 from mcp_identity.agentcore import oauth_providers
-from mcp_identity.agentcore.asker import Asker, Identity
 from mcp_identity.agentcore.operations import Edge
 from mcp_identity.agentcore.shapes_providers import OAuthProviderCreation
 from mcp_identity.app.front import configured_front
 from mcp_identity.broker.answers import TokenRequest
+from mcp_identity.broker.audit import Call
+from mcp_identity.broker.broker import Broker
 from mcp_identity.broker.catalogue import list_definitions
 from mcp_identity.domain.identity import Principal, Proof, WorkloadIdentity
 from mcp_identity.domain.provider import ProviderDefinition, Release
 from mcp_identity.providers import catalog
 from mcp_identity.settings import Settings
-from tests.agentcore.kit import RETURN_URL, Reply, World, boto, running_world
+from tests.agentcore.kit import REGION, RETURN_URL, Reply, World, boto, running_world
 from tests.broker.operators import ALICE, PUBLIC_URL, Operator
 from tests.fakes.clock import FakeClock
 from tests.fakes.home import put_vault
@@ -99,11 +103,17 @@ def refused(reply: Reply, field: str) -> str:
 # Vendors
 
 
-class NoCounting:
-    """Lets every call begin."""
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What operations use of whoever asks: an operator, whose key was verified."""
 
-    def admit(self, principal: Principal, *, has_room: bool) -> None:
-        """Count nothing."""
+    broker: Broker
+    region: str = REGION
+
+    def call(self, action: str) -> Call:
+        """A call of the operator's own."""
+        who = WorkloadIdentity("", "default", "operator")
+        return self.broker.call(Principal(who, None, Proof.ACCESS_KEY, verified=True, edge="agentcore"), action)
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +159,8 @@ async def test_a_vendor_is_made_by_its_name_and_asks_users_at_its_own_page(
         }
     )
     broker, prepared = operator.broker, operator.prepared
-    verifier = app.authenticator_of(prepared)
-    key = Principal(WorkloadIdentity("", "default", "operator"), None, Proof.ACCESS_KEY, verified=True, edge="agentcore")
-    asker = Asker(Identity(key, True, frozenset()), broker, verifier, NoCounting(), "0" * 16, fresh=False)
-    made = await oauth_providers.create(Edge(broker, verifier, prepared.clock), asker, given)
+    edge, asker = Edge(broker, app.authenticator_of(prepared), prepared.clock), Asking(broker)
+    made = await oauth_providers.create(edge, asker, given)  # type: ignore[arg-type]  # what it uses of them
 
     agent = await broker.workloads.get("default", "agent")
     alice = Principal(agent, ALICE, Proof.JWT, verified=True, edge="agentcore", expires_at=operator.in_minutes(60))
@@ -390,6 +398,48 @@ async def test_an_exchange_that_cannot_be_is_refused(world: World, exchange: dic
     reply = await create(world, "odd", oauthDiscovery=METADATA, onBehalfOfTokenExchangeConfig=exchange)
     prefix = "oauth2ProviderConfigInput.customOauth2ProviderConfig.onBehalfOfTokenExchangeConfig"
     refused(reply, f"{prefix}.{field}")
+
+
+def new_key() -> str:
+    """A private key in PEM, small enough for the model."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    form = serialization.PrivateFormat.PKCS8
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()
+
+
+async def test_a_client_may_sign_who_it_is_by_a_key_that_is_kept_here(world: World) -> None:
+    config: dict[str, Any] = {
+        "signingAlgorithm": "ES256",
+        "additionalHeaderClaims": {"kid": "key-1"},
+        "additionalPayloadClaims": {"aud": "https://login.example.com"},
+    }
+    made = await create(world, "signing", oauthDiscovery=METADATA, clientSecret=new_key(), privateKeyJwtConfig=config)
+    assert made.status == 201, made.json
+    shown = made.json["oauth2ProviderConfigOutput"]["customOauth2ProviderConfig"]
+    assert (shown["clientAuthenticationMethod"], shown["privateKeyJwtConfig"]) == ("PRIVATE_KEY_JWT", config)
+    assert "PRIVATE KEY" not in str(made.json)
+    no_key = await create(world, "no-key", oauthDiscovery=METADATA, clientAuthenticationMethod="PRIVATE_KEY_JWT")
+    assert (no_key.status, no_key.error) == (400, "ValidationException")
+    back = await update(world, "signing", oauthDiscovery=METADATA, clientAuthenticationMethod="CLIENT_SECRET_POST")
+    assert (back.status, back.error) == (400, "ValidationException")  # a key is not sent as if it were a secret
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        (
+            {"privateKeySource": {"kmsKeySource": {"kmsKeyArn": f"arn:aws:kms:eu-central-1:123456789012:key/{'1' * 36}"}}},
+            "privateKeySource",
+        ),
+        ({"privateKeySource": {}}, "privateKeySource"),
+        ({"signingAlgorithm": "HS256"}, "signingAlgorithm"),
+        ({"additionalHeaderClaims": {"typ": "x"}}, "additionalHeaderClaims"),
+        ({"additionalPayloadClaims": {"sub": "x"}}, "additionalPayloadClaims"),
+    ],
+)
+async def test_a_signature_that_cannot_be_made_is_refused(world: World, config: dict[str, Any], field: str) -> None:
+    reply = await create(world, "odd", oauthDiscovery=METADATA, clientSecret=new_key(), privateKeyJwtConfig=config)
+    refused(reply, f"oauth2ProviderConfigInput.customOauth2ProviderConfig.privateKeyJwtConfig.{field}")
 
 
 # Secrets
