@@ -68,7 +68,10 @@ def test_a_secret_comes_from_a_variable_a_file_or_stdin_and_is_never_shown(
         ((*GITHUB, "--set", "app", "--client-secret-stdin"), "FIELD=VALUE"),
         ((*GITHUB, "--set", "color=red", "--client-secret-stdin"), "color"),
         ((*GITHUB, "--set", "app=neither", "--client-secret-stdin"), "github-app"),
-        ((*GITHUB, "--issuer", "https://idp.example.com", "--client-secret-stdin"), "issuer"),
+        (
+            (*GITHUB[:4], "google", *GITHUB[5:], "--issuer", "https://idp.example.com", "--client-secret-stdin"),
+            "issuer",
+        ),
         (("providers", "add", "x", "--kind", "api-key", "--vendor", "github"), "--vendor"),
         (("providers", "add", "x", "--kind", "api-key", "--release", "token"), "--api-key-env"),
         (("providers", "add", "Not A Name", "--kind", "api-key", "--release", "token", "--api-key-stdin"), "a-z"),
