@@ -41,6 +41,7 @@ from tests.fakes.chromium import Browser, chromium, require_chromium
 from tests.fakes.home import VaultHome
 from tests.fakes.identity_provider import ALICE, AUDIENCE, FakeIdentityProvider
 from tests.http.kit import Server, http_client, local_options, server_here
+from tests.web.test_real_browser import CONTRAST
 
 APP, WORKLOAD = "company-app", "assistant"
 CHAIN = [
@@ -378,6 +379,7 @@ async def test_a_persons_question_goes_the_whole_way_and_the_trail_shows_it(  # 
 
         # 19. The application shows it, on its own page, from which the completion URI is gone.
         assert await browser.url() == f"{world.origin}/"
+        assert await browser.run(CONTRAST) >= 4.5
 
         # 20. Nothing is left open.
         assert world.consents() == ["completed"]
