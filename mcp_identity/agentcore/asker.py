@@ -22,7 +22,6 @@ from mcp_identity.domain.standing import Standing, standing
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from mcp_identity.broker.broker import Broker
     from mcp_identity.domain.access_key import Signer
     from mcp_identity.domain.credentials import Secret
     from mcp_identity.domain.identity import SubjectToken, User
@@ -79,6 +78,14 @@ class Verifier(Protocol):
             CallerError: If it proves nothing.
             StorageError: If that cannot be known now.
         """
+        ...
+
+
+class Named(Protocol):
+    """Knows workloads by their names."""
+
+    async def find(self, tenant: str, name: str) -> WorkloadIdentity | None:
+        """A workload by its name; to be confirmed before anything leaves, as the asker is."""
         ...
 
 
@@ -173,13 +180,13 @@ class Asker:
     """Whoever made one request."""
 
     def __init__(
-        self, identity: Identity, broker: Broker, verifier: Verifier, counting: Counting, request_id: str, *, fresh: bool
+        self, identity: Identity, workloads: Named, verifier: Verifier, counting: Counting, request_id: str, *, fresh: bool
     ) -> None:
         """Serve one request.
 
         Args:
             identity: What was proved.
-            broker: Makes calls.
+            workloads: Knows them by their names.
             verifier: Verifies the bearers inside of the request.
             counting: Counts calls.
             request_id: Joins the trail's rows with the answer.
@@ -188,7 +195,7 @@ class Asker:
         self.identity = identity
         self.begun: Call | None = None
         self._places = ExitStack()
-        self._broker = broker
+        self._workloads = workloads
         self._verifier = verifier
         self._counting = counting
         self._request_id = request_id
@@ -221,7 +228,8 @@ class Asker:
             RateLimited: If it calls too often.
         """
         own = self.identity.principal.workload
-        workload = own if own.id and own.name == workload_name else await self._find(workload_name)
+        is_own = own.id and own.name == workload_name
+        workload = own if is_own else await self._workloads.find(self.tenant, workload_name)
         if workload is None or not self.may_act_for(workload):
             raise NotFound("there is no workload identity of this name")
         return self.call_as(workload, action)
@@ -295,9 +303,6 @@ class Asker:
     def stray(self, action: str) -> Call:
         """A call for the trail alone, of a request that came to no other."""
         return self.begun or Call(self.identity.principal, action, self._request_id)
-
-    async def _find(self, name: str) -> WorkloadIdentity | None:
-        return await self._broker.workloads.find(self.tenant, name)
 
     def _recall(self, token: Secret) -> Principal | None:
         """Whom a token proved a moment ago, if that can be relied on together with what is known of the asker."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from mcp_identity.agentcore.gate import Gate
+    from mcp_identity.agentcore.known import KnownWorkloads
     from mcp_identity.agentcore.operations import Edge, Operation
     from mcp_identity.domain.clock import Entropy
 
@@ -58,7 +59,14 @@ class Entry:
     """Serves the operations of one path, as an ASGI application."""
 
     def __init__(
-        self, edge: Edge, gate: Gate, operations: Mapping[str, Operation], entropy: Entropy, *, body_bytes: int
+        self,
+        edge: Edge,
+        gate: Gate,
+        operations: Mapping[str, Operation],
+        workloads: KnownWorkloads,
+        entropy: Entropy,
+        *,
+        body_bytes: int,
     ) -> None:
         """Serve a path.
 
@@ -66,12 +74,14 @@ class Entry:
             edge: What operations work with.
             gate: Lets requests in.
             operations: By HTTP method.
+            workloads: By their names.
             entropy: For the ids of requests.
             body_bytes: The most of a body.
         """
         self._edge = edge
         self._gate = gate
         self._operations = operations
+        self._workloads = workloads
         self._entropy = entropy
         self._body_bytes = min(body_bytes, MAXIMUM_BODY_BYTES)
 
@@ -135,7 +145,7 @@ class Entry:
         """Serve somebody who was let in."""
         standing.set(remembered)
         broker = self._edge.broker
-        asker = Asker(identity, broker, self._edge.verifier, self._gate.limits, request.id, fresh=fresh)
+        asker = Asker(identity, self._workloads, self._edge.verifier, self._gate.limits, request.id, fresh=fresh)
 
         async def work() -> bytes:
             return (await self._run(operation, asker, request)).packed()

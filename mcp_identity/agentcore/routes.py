@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from mcp_identity.agentcore import api_keys, data_plane, oauth_providers, tags, unserved, vaults, workloads
 from mcp_identity.agentcore.entry import Entry, UnknownOperation
+from mcp_identity.agentcore.known import KnownWorkloads
 
 if TYPE_CHECKING:
     from mcp_identity.agentcore.gate import Gate
@@ -43,8 +44,9 @@ def agentcore_routes(edge: Edge, gate: Gate, entropy: Entropy, *, body_bytes: in
     by_path: defaultdict[str, dict[str, Operation]] = defaultdict(dict)
     for operation in OPERATIONS:
         by_path[operation.path][operation.method] = operation
+    workloads = KnownWorkloads(edge.broker.workloads)
     routes = [
-        Route(path.replace("}", ":path}"), Entry(edge, gate, operations, entropy, body_bytes=body_bytes))
+        Route(path.replace("}", ":path}"), Entry(edge, gate, operations, workloads, entropy, body_bytes=body_bytes))
         for path, operations in by_path.items()
     ]
     elsewhere = UnknownOperation(entropy)

@@ -53,11 +53,11 @@ class Workloads:
         """
         return await self._services.vault.read(lambda records: find_workload(records, tenant, name))
 
-    async def find(self, tenant: str, name: str) -> WorkloadIdentity | None:
-        """A workload by its name as the writer has it; for a caller's own calls, of which there are many."""
-        if not is_resource_name(name):
-            return None
-        return await self._services.vault.run(lambda records: records.find_workload(tenant, name))
+    async def find(self, tenant: str, name: str) -> tuple[WorkloadIdentity | None, int]:
+        """A workload by its name as the writer has it, and the configuration epoch that it was read under."""
+        return await self._services.vault.run(
+            lambda records: (records.find_workload(tenant, name) if is_resource_name(name) else None, records.caches.epoch)
+        )
 
     async def issuer_name(self, workload: WorkloadIdentity) -> str:
         """The name of the issuer whose tokens speak for it, or empty."""

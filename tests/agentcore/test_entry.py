@@ -283,6 +283,18 @@ async def test_a_workload_that_another_process_changed_ends_what_was_issued_to_i
     assert (reply.status, reply.error) == (401, "UnauthorizedException")
 
 
+async def test_a_workload_that_another_process_removed_is_gone_also_by_its_name(world: World) -> None:
+    await world.add_workload("leaving")
+    await world.wat(None, key="admin", workload="leaving")
+    async with neighbour(world) as (graph, operator):
+        await world.wat(None, key="admin", workload="leaving")
+        await graph.broker.workloads.remove(operator, "leaving")
+        reply = await world.ask("GetWorkloadAccessToken", key="admin", workloadName="leaving")
+        assert reply.error == "ResourceNotFoundException"
+        await graph.broker.workloads.create(operator, "leaving", WorkloadSpec())
+        assert (await world.wat(None, key="admin", workload="leaving")).startswith("mid_wat_")
+
+
 async def test_what_another_process_changed_elsewhere_is_noticed_without_a_word(world: World) -> None:
     wat = await world.wat(None)
     asked: dict[str, Any] = {"workloadIdentityToken": wat, **WEATHER}

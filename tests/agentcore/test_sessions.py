@@ -12,6 +12,7 @@ from mcp_identity import app
 from mcp_identity.agentcore import data_plane, sessions
 from mcp_identity.agentcore.asker import Asker, identity_of_signer
 from mcp_identity.agentcore.data_shapes import ForUserId, TokenAsked
+from mcp_identity.agentcore.known import KnownWorkloads
 from mcp_identity.agentcore.operations import Edge
 from mcp_identity.broker.specifications import IssuerSpec
 from mcp_identity.domain.access_key import AccessKeyRole, Signer
@@ -235,7 +236,8 @@ async def test_a_consent_that_nobody_finishes_in_time_ends_the_poll_with_that(tm
         edge = Edge(product.broker, app.authenticator_of(product.prepared), product.clock)
 
         def asker() -> Asker:
-            return Asker(identity_of_signer(signer), product.broker, edge.verifier, Uncounted(), "request", fresh=False)
+            known = KnownWorkloads(product.broker.workloads)
+            return Asker(identity_of_signer(signer), known, edge.verifier, Uncounted(), "request", fresh=False)
 
         named = ForUserId(workload_name="code", user_id="4711")
         wat = (await data_plane.get_workload_access_token_for_user_id(edge, asker(), named)).workload_access_token
