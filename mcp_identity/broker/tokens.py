@@ -31,6 +31,7 @@ from mcp_identity.domain.errors import (
     IdentityError,
     ProviderMisconfigured,
     StorageError,
+    TokenExpired,
     UpstreamError,
     VaultUnavailable,
 )
@@ -159,6 +160,8 @@ class Tokens:
                         obtained = await self._obtain(call, plan, found.grant)
                     except (UpstreamError, ProviderMisconfigured) as error:
                         failed = error
+                    except TokenExpired:
+                        continue  # the user's token of whoever asked first; whether ours lives, the next round sees
         raise Conflict(f"the grant at {plan.provider.name} keeps changing; ask again", retryable=True)
 
     async def renew(self, call: Call, plan: Plan, grant: Grant) -> bool:

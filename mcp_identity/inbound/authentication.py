@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 
 from mcp_identity.domain.clock import Clock
 from mcp_identity.domain.credentials import Secret
-from mcp_identity.domain.errors import Unauthenticated
+from mcp_identity.domain.errors import TokenExpired, Unauthenticated
 from mcp_identity.domain.identity import Principal, Proof, SubjectToken, User, UserKind, WorkloadIdentity
 from mcp_identity.domain.issuer import Issuer
 from mcp_identity.domain.standing import Standing
@@ -132,7 +132,10 @@ class Authenticator:
         if is_over or now - known.at > REMEMBERED_SECONDS or known.epoch != self._vault.recent_epoch(FRESH_SECONDS):
             return None
         if known.subject is not None:
-            principal = replace(principal, subject_token=self._subject_in(bearer, *known.subject))
+            try:
+                principal = replace(principal, subject_token=self._subject_in(bearer, *known.subject))
+            except TokenExpired:  # this very moment
+                return None
         return principal, Standing(known.epoch)
 
     def _subject_in(self, bearer: Secret, issuer_id: str, expires_at: datetime) -> SubjectToken | None:

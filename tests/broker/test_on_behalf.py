@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from mcp_identity.broker.answers import HandleIssued, ProviderSpec, TokenReleased, TokenRequest
+from mcp_identity.broker.upstreams import PLACES
 from mcp_identity.domain.credentials import Flow, GrantState, Secret
 from mcp_identity.domain.errors import IdentityError
-from mcp_identity.domain.identity import Proof, WorkloadIdentity
+from mcp_identity.domain.identity import Principal, Proof, WorkloadIdentity
 from mcp_identity.vault.records import Records
 from tests.broker.exchanging import FLOW, World, running_world
 from tests.broker.kit import raising
@@ -63,6 +66,9 @@ async def test_a_remembered_caller_brings_the_token_again(exchanging: World) -> 
         assert recalled[0] == first
         assert recalled[0].subject_token == first.subject_token
         assert first.subject_token is not None
+    # what is remembered between two calls holds no token of anybody's
+    remembered = exchanging.authenticator._known.values()  # pyright: ignore[reportPrivateUsage]
+    assert [each.principal.subject_token for each in remembered] == [None, None]
 
 
 async def test_what_is_kept_answers_until_it_ends_and_then_it_is_exchanged_again(exchanging: World) -> None:
@@ -147,6 +153,36 @@ async def test_an_ended_token_gets_nothing_although_the_answer_is_still_there(ex
     assert await exchanging.token(fresh)
     with raising("token_expired"):
         await exchanging.get(caller)
+
+
+async def test_who_waits_for_somebody_whose_token_ends_meanwhile_exchanges_their_own(exchanging: World) -> None:
+    """Two calls of one user with two tokens want the same; the first one's ends while they wait for a turn at the server."""
+    first = await exchanging.caller(exchanging.jwt(seconds=60))
+    second = await exchanging.caller(exchanging.jwt(seconds=3600))
+    provider = await exchanging.operator.broker.directory.get("default", "downstream")
+    upstreams = exchanging.operator.broker._services.upstreams  # pyright: ignore[reportPrivateUsage]
+    ended: dict[str, str] = {}
+    async with anyio.create_task_group() as group, AsyncExitStack() as turns:
+        for _ in range(PLACES):
+            await turns.enter_async_context(upstreams.turn(provider, provider.server.token_url))
+        group.start_soon(_note, exchanging, first, "first", ended)
+        group.start_soon(_note, exchanging, second, "second", ended)
+        while len(exchanging.operator.broker._tokens._under_way) == 0:  # pyright: ignore[reportPrivateUsage]
+            await anyio.lowlevel.checkpoint()
+        await exchanging.operator.vault.run(lambda records: records.now)
+        await anyio.lowlevel.checkpoint()
+        exchanging.operator.clock.advance(60)
+    assert ended == {"first": "token_expired", "second": "ok"}
+    assert exchanging.exchanges == 1
+
+
+async def _note(world: World, caller: Principal, name: str, ended: dict[str, str]) -> None:
+    try:
+        await world.token(caller)
+    except IdentityError as error:
+        ended[name] = error.code
+    else:
+        ended[name] = "ok"
 
 
 async def test_no_refresh_token_is_kept(exchanging: World) -> None:
