@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 Provider = Annotated[str, Field(description="the name of a credential provider, from list_providers")]
 Scopes = Annotated[list[str], Field(description="scopes that are needed, one per item; leave empty for the provider's own")]
-Flow = Annotated[str, Field(description="M2M or USER_FEDERATION; leave empty where the provider offers only one")]
+Flow = Annotated[
+    str,
+    Field(description="M2M, USER_FEDERATION or ON_BEHALF_OF_TOKEN_EXCHANGE; leave empty where the provider offers only one"),
+]
 Resource = Annotated[str, Field(description="RFC 8707 resource: the absolute URI of the API that the token is for")]
 Audience = Annotated[str, Field(description="audience, for authorization servers that take one")]
 Lifetime = Annotated[
