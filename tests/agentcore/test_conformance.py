@@ -13,9 +13,9 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.agentcore.kit import RETURN_URL, Reply, World, signed
+from tests.agentcore.conversation import conversation
+from tests.agentcore.kit import Reply, World, signed
 from tests.agentcore.model import (
-    ARN,
     Violation,
     all_operations,
     anything,
@@ -24,7 +24,6 @@ from tests.agentcore.model import (
     violations,
     wire,
 )
-from tests.fakes.identity_provider import ALICE
 
 UNSERVED = frozenset(
     {
@@ -48,7 +47,7 @@ async def send(world: World, name: str, members: dict[str, Any], *, key: str = "
     """Send an operation's request exactly so, signed."""
     method, target, body = wire(all_operations()[name], members)
     content = json.dumps(body).encode() if method in ("POST", "PUT") else b""
-    made = world.keys[key or ("admin" if plane_of(name).endswith("control") else "agent")]
+    made = world.keys[key or ("admin" if plane_of(name).endswith("control") else "trusted")]
     headers = signed(made, method, world.url + target, content)
     path, _, query = target.partition("?")
     return await world.send(method, path, content, headers, query=f"?{query}" if query else "")
@@ -123,55 +122,8 @@ async def test_a_key_of_a_workload_cannot_do_what_admin_may(world: World, name: 
 
 
 async def test_every_answer_is_what_the_model_says(world: World) -> None:
-    """All served operations, in an order in which each finds what it needs."""
-    wat = await world.wat(ALICE)
-    link = (await world.token(wat, forceAuthentication=True)).json
-    back = await world.browse(link["authorizationUrl"])
-    github = {"githubOauth2ProviderConfig": {"clientId": "id", "clientSecret": "made-up"}}
-    metadata = {
-        "issuer": "https://as.example.com",
-        "authorizationEndpoint": "https://as.example.com/authorize",
-        "tokenEndpoint": "https://as.example.com/token",
-    }
-    custom = {
-        "customOauth2ProviderConfig": {
-            "oauthDiscovery": {"authorizationServerMetadata": metadata}, "clientId": "id", "clientSecret": "made-up",
-        }
-    }  # fmt: skip
-    asking = {"workloadIdentityToken": wat, "resourceCredentialProviderName": "notes", "scopes": ["read"]}
-    federated = {**asking, "oauth2Flow": "USER_FEDERATION", "resourceOauth2ReturnUrl": RETURN_URL}
-    identifier = {"userToken": world.user_token(ALICE)}
-    alone = {**asking, "resourceCredentialProviderName": "billing", "oauth2Flow": "M2M"}
-    vault = {"tokenVaultId": "default"}
-    tagged = {"resourceArn": ARN.replace("weather", "keyed")}
-    script: list[tuple[str, dict[str, Any]]] = [
-        ("GetWorkloadAccessToken", {"workloadName": "agent"}),
-        ("GetWorkloadAccessTokenForJWT", {"workloadName": "agent", "userToken": world.user_token(ALICE)}),
-        ("GetResourceOauth2Token", {**federated, "sessionUri": link["sessionUri"]}),
-        ("CompleteResourceTokenAuth", {"sessionUri": back["session_id"], "userIdentifier": identifier}),
-        ("GetResourceOauth2Token", {**federated, "sessionUri": link["sessionUri"]}),
-        ("GetResourceOauth2Token", alone),
-        ("GetResourceApiKey", {"workloadIdentityToken": wat, "resourceCredentialProviderName": "weather"}),
-        ("CreateWorkloadIdentity", {"name": "made-here", "allowedResourceOauth2ReturnUrls": [RETURN_URL], "tags": {"a": "b"}}),
-        ("GetWorkloadIdentity", {"name": "made-here"}),
-        ("UpdateWorkloadIdentity", {"name": "made-here", "allowedResourceOauth2ReturnUrls": []}),
-        ("ListWorkloadIdentities", {"maxResults": 1}),
-        ("DeleteWorkloadIdentity", {"name": "made-here"}),
-        *_of_provider("github-here", "GithubOauth2", github),
-        *_of_provider("custom-here", "CustomOauth2", custom),
-        ("CreateApiKeyCredentialProvider", {"name": "keyed", "apiKey": "sk-made-up", "tags": {"a": "b"}}),
-        ("GetApiKeyCredentialProvider", {"name": "keyed"}),
-        ("UpdateApiKeyCredentialProvider", {"name": "keyed", "apiKey": "sk-another"}),
-        ("ListApiKeyCredentialProviders", {"maxResults": 1}),
-        ("TagResource", {**tagged, "tags": {"c": "d e"}}),
-        ("ListTagsForResource", tagged),
-        ("UntagResource", {**tagged, "tagKeys": ["c", "no such"]}),
-        ("DeleteApiKeyCredentialProvider", {"name": "keyed"}),
-        ("GetTokenVault", vault),
-        ("SetTokenVaultCMK", {**vault, "kmsConfiguration": {"keyType": "ServiceManagedKey"}}),
-    ]
     wrong, answered = list[str](), set[str]()
-    for name, members in script:
+    for name, members in await conversation(world):
         operation = all_operations()[name]
         reply = await send(world, name, members)
         answered.add(name)
@@ -179,19 +131,5 @@ async def test_every_answer_is_what_the_model_says(world: World) -> None:
             wrong.append(f"{name}: {reply.status} {reply.json}")
         elif operation.output_shape is not None:
             wrong += [f"{name}: {each}" for each in check(operation.output_shape, reply.json or {}, (), of_output=True)]
-    by_id = await send(world, "GetWorkloadAccessTokenForUserId", {"workloadName": "agent", "userId": "alice"}, key="trusted")
-    shape = all_operations()["GetWorkloadAccessTokenForUserId"].output_shape
-    assert (by_id.status, list(check(shape, by_id.json, (), of_output=True))) == (200, [])
     assert wrong == []
-    assert answered | {"GetWorkloadAccessTokenForUserId"} | NEVER_GRANTED == set(SERVED)
-
-
-def _of_provider(name: str, vendor: str, config: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    whole = {"name": name, "credentialProviderVendor": vendor, "oauth2ProviderConfigInput": config}
-    return [
-        ("CreateOauth2CredentialProvider", {**whole, "tags": {"a": "b"}}),
-        ("GetOauth2CredentialProvider", {"name": name}),
-        ("UpdateOauth2CredentialProvider", whole),
-        ("ListOauth2CredentialProviders", {}),
-        ("DeleteOauth2CredentialProvider", {"name": name}),
-    ]
+    assert answered | NEVER_GRANTED == set(SERVED)
