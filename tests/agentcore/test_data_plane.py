@@ -74,6 +74,7 @@ async def test_no_scopes_are_the_providers_own(world: World) -> None:
 
 
 async def test_every_key_gets_tokens_of_its_own_workloads_alone_and_an_operators_of_all(world: World) -> None:
+    """covers: A46."""
     foreign = await world.ask("GetWorkloadAccessToken", key="other", workloadName="agent")
     absent = await world.ask("GetWorkloadAccessToken", key="other", workloadName="nothing-of-this-name")
     assert (foreign.status, foreign.json) == (absent.status, absent.json)
@@ -85,7 +86,10 @@ async def test_every_key_gets_tokens_of_its_own_workloads_alone_and_an_operators
 
 
 async def test_a_token_speaks_for_its_workload_only_where_the_signer_may(world: World) -> None:
-    """A stolen one is worth nothing to whoever has another workload's key."""
+    """A stolen one is worth nothing to whoever has another workload's key.
+
+    covers: A03
+    """
     wat = await world.wat(ALICE)
     for stolen in (await world.token(wat, key="other"), await key_of(world, wat, key="other")):
         assert (stolen.status, stolen.error) == (403, "AccessDeniedException")
@@ -108,6 +112,7 @@ async def test_no_other_bearer_stands_in_for_a_workload_access_token(world: Worl
 
 
 async def test_a_changed_workload_ends_what_was_issued_before(world: World) -> None:
+    """covers: A17."""
     await world.add_workload("changing")
     await world.add_key("changing", "workload", "changing")
     wat = await world.wat(None, key="changing", workload="changing")
@@ -191,6 +196,7 @@ async def test_each_user_gets_their_own_token_also_when_both_ask_at_once(world: 
 
 
 async def test_what_a_user_granted_by_one_workload_is_not_anothers(world: World) -> None:
+    """covers: A28."""
     await world.connected(ALICE)
     reply = await world.token(await world.wat(ALICE, key="other", workload="other"), key="other")
     assert "accessToken" not in reply.json

@@ -34,6 +34,7 @@ def whole(**members: Any) -> bytes:
 
 
 async def test_nobody_without_a_proof_is_told_what_would_do(world: World) -> None:
+    """covers: A07."""
     reply = await world.send("POST", path_of("GetWorkloadAccessToken"), whole(workloadName="agent"), {})
     assert (reply.status, reply.error) == (401, "UnauthorizedException")
     assert "access-keys create" in reply.json["message"]
@@ -41,6 +42,7 @@ async def test_nobody_without_a_proof_is_told_what_would_do(world: World) -> Non
 
 
 async def test_a_signature_that_does_not_stand_is_forbidden_for_whatever_reason(world: World) -> None:
+    """covers: A61."""
     path, body = path_of("GetWorkloadAccessToken"), whole(workloadName="agent")
     key = world.keys["agent"]
     good = signed(key, "POST", world.url + path, body)
@@ -64,7 +66,10 @@ async def test_a_bearer_of_the_wrong_form_is_unauthorized(world: World) -> None:
 
 @pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.needs == "admin"], ids=lambda each: each.name)
 async def test_a_workloads_key_does_nothing_that_is_an_operators(world: World, operation: Any) -> None:
-    """Whatever the request holds: the role is asked first."""
+    """Whatever the request holds: the role is asked first.
+
+    covers: A16b
+    """
     path = operation.path.replace("{resourceArn}", "arn%3Aaws%3Abedrock-agentcore%3Aeu%3A000000000000%3Atoken-vault%2Fdefault")
     for body in (b"{}", b"", b"nonsense"):
         headers = signed(world.keys["trusted"], operation.method, world.url + path, body)
@@ -99,6 +104,7 @@ async def test_a_body_that_is_no_object_cannot_be_parsed(world: World, body: byt
 
 
 async def test_a_body_of_any_size_is_not_read(world: World) -> None:
+    """covers: A39."""
     body = whole(workloadName="agent", more="x" * 300_000)
     headers = signed(world.keys["agent"], "POST", world.url + path_of("GetWorkloadAccessToken"), body)
     reply = await world.send("POST", path_of("GetWorkloadAccessToken"), body, headers)
@@ -183,7 +189,10 @@ async def test_whatever_is_refused_stands_in_the_trail_once(world: World) -> Non
 async def test_no_bearer_and_no_state_of_an_application_stands_in_a_log_or_in_the_trail(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At the most talkative level, of requests that go well and of such that do not."""
+    """At the most talkative level, of requests that go well and of such that do not.
+
+    covers: A11
+    """
     caplog.set_level(logging.DEBUG)
     wat, user = await world.wat(BOB), world.user_token(BOB)
     asked: tuple[dict[str, Any], ...] = ({}, {"forceAuthentication": True}, {"scopes": [" "]}, {"resources": ["x", "y"]})
@@ -309,6 +318,7 @@ async def test_what_another_process_changed_elsewhere_is_noticed_without_a_word(
 
 
 async def test_a_signed_write_that_is_sent_again_has_one_effect_and_the_same_answer(world: World) -> None:
+    """covers: A62."""
     wat = await world.wat(BOB)
     first = await world.token(wat, forceAuthentication=True)
     back = await world.browse(first.json["authorizationUrl"])

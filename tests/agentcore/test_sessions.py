@@ -106,6 +106,7 @@ async def test_a_forced_request_for_a_client_of_its_own_forces_nobody(world: Wor
 
 
 async def test_a_user_who_could_come_back_nowhere_is_told_of_in_the_words_of_the_service(world: World) -> None:
+    """covers: A21."""
     wat = await world.wat(person("frank"))
     missing = await world.token(wat, resourceOauth2ReturnUrl=None)
     assert (missing.status, missing.error) == (400, "ValidationException")
@@ -192,6 +193,7 @@ async def test_a_code_that_the_vendor_does_not_take_fails_the_completion_and_the
 
 
 async def test_another_user_at_the_application_fails_the_consent_for_good(world: World) -> None:
+    """covers: A02b."""
     judy = person("judy")
     wat, first = await pending(world, judy)
     back = await world.browse(first.json["authorizationUrl"])
@@ -262,6 +264,7 @@ async def test_a_consent_that_nobody_finishes_in_time_ends_the_poll_with_that(tm
 
 @pytest.mark.parametrize("key", ["agent", "admin"])
 async def test_the_session_uri_that_the_initiator_knows_completes_nothing(world: World, key: str) -> None:
+    """covers: A02b."""
     leo = person(f"leo-{key}")
     _, first = await pending(world, leo)
     await world.browse(first.json["authorizationUrl"])
@@ -329,6 +332,7 @@ async def test_completing_once_more_changes_nothing(world: World) -> None:
 
 
 async def test_a_session_answers_its_own_user_alone_and_a_poll_that_asks_for_something_else_is_refused(world: World) -> None:
+    """covers: A03."""
     wat, first = await pending(world, person("rosa"))
     uri = first.json["sessionUri"]
     bobs = await world.token(await world.wat(BOB), sessionUri=uri)
