@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode, urlsafe_b64encode
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus, urlencode
 
@@ -30,14 +31,16 @@ KEY_RULE = "a private key in PEM, not encrypted: RSA of 2048 to 8192 bits, or on
 _ALGORITHMS = {"RSA": ("RS256", "PS256"), "EC": ("ES256",)}
 """By the kind of key; the first one is taken where nobody chose."""
 _PEM = re.compile(r"-----BEGIN ((?:RSA |EC )?PRIVATE KEY)-----[A-Za-z0-9+/=\s]+-----END \1-----")
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
 
 
 @dataclass(frozen=True, slots=True)
 class _SigningKey:
-    """A private key, and how it signs."""
+    """A private key, how it signs, and the header that names the certificate which stands beside it (RFC 7515 §4.1.8)."""
 
     key: RSAKey | ECKey
     algorithm: str
+    certificate: dict[str, str]
 
 
 def authenticate(
@@ -114,7 +117,7 @@ def _assertion(client: OAuthClient, url: str) -> str:
     signing = _signing_key(secret, how.algorithm)
     stamp = how.stamp()
     issued_at = int(stamp.issued_at.timestamp())
-    header = {"alg": signing.algorithm, "typ": "JWT"} | ({"kid": how.key_id} if how.key_id else {})
+    header = {"alg": signing.algorithm, "typ": "JWT", **signing.certificate} | ({"kid": how.key_id} if how.key_id else {})
     claims: dict[str, Any] = {
         "iss": client.client_id,
         "sub": client.client_id,
@@ -149,7 +152,19 @@ def _signing_key(secret: Secret, algorithm: str, *, is_new: bool = False) -> _Si
     possible = _ALGORITHMS[key.key_type]
     if algorithm and algorithm not in possible:
         raise ProviderMisconfigured(f"this kind of key signs by {' or '.join(possible)}, and not by {algorithm}")
-    return _SigningKey(key, algorithm or possible[0])
+    return _SigningKey(key, algorithm or possible[0], _thumbprint(secret))
+
+
+def _thumbprint(secret: Secret) -> dict[str, str]:
+    """The name of the certificate in a PEM file, for servers that know clients by theirs (Entra)."""
+    found = _CERTIFICATE.search(secret.reveal())
+    if found is None:
+        return {}
+    try:
+        digest = sha256(b64decode("".join(found[1].split()), validate=True)).digest()
+    except ValueError:
+        raise ProviderMisconfigured(f"the certificate beside the key is malformed; private_key_jwt takes {KEY_RULE}") from None
+    return {"x5t#S256": urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")}
 
 
 def _secret(client: OAuthClient) -> Secret:

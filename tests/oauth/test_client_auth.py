@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from base64 import b64decode
+from base64 import b64decode, b64encode, urlsafe_b64encode
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -114,7 +115,6 @@ def _assertion(client: OAuthClient, url: str = URL) -> tuple[dict[str, Any], dic
         (_pem(RSA), "", "RS256"),
         (_pem(RSA, PrivateFormat.TraditionalOpenSSL), "PS256", "PS256"),
         (_pem(EC, PrivateFormat.TraditionalOpenSSL), "", "ES256"),
-        (f"-----BEGIN CERTIFICATE-----\nMIID\n-----END CERTIFICATE-----\n{_pem(RSA)}", "RS256", "RS256"),
     ],
 )
 def test_a_client_signs_who_it_is_for_this_endpoint_and_for_a_minute(key: str, chosen: str, algorithm: str) -> None:
@@ -122,6 +122,19 @@ def test_a_client_signs_who_it_is_for_this_endpoint_and_for_a_minute(key: str, c
     seconds = int(NOW.timestamp())
     assert header == {"alg": algorithm, "typ": "JWT"}
     assert claims == {"iss": "app", "sub": "app", "aud": URL, "jti": "jti-1", "iat": seconds, "exp": seconds + 60}
+
+
+def test_a_certificate_beside_the_key_is_named() -> None:
+    """As Entra wants it (RFC 7515 §4.1.8)."""
+    certificate = b"the DER of a certificate"
+    lines = b64encode(certificate).decode()
+    beside = f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
+    for key in (beside + _pem(RSA), _pem(RSA) + beside):
+        header, _ = _assertion(_signing(key, algorithm="PS256"))
+        named = urlsafe_b64encode(sha256(certificate).digest()).rstrip(b"=").decode()
+        assert header == {"alg": "PS256", "typ": "JWT", "x5t#S256": named}
+    with pytest.raises(ProviderMisconfigured):
+        check_signing_key(Secret(beside.replace(lines, "MIIDx") + _pem(RSA)))
 
 
 def test_no_two_assertions_are_the_same_and_each_is_for_where_it_goes() -> None:
