@@ -153,6 +153,9 @@ async def test_a_link_that_is_swapped_after_it_was_looked_at_is_not_followed(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever may write in the folder exchanges what is there at the worst moment."""
+    outside = place.folder.parent / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text(place.key)
     for inner, swapped in (("secret", "secret"), ("deep/secret", "deep")):
         path = place.folder / inner
         path.parent.mkdir(exist_ok=True)
@@ -163,11 +166,10 @@ async def test_a_link_that_is_swapped_after_it_was_looked_at_is_not_followed(
             if str(given).endswith("secret"):
                 moved = place.folder / swapped
                 moved.rename(place.folder / f"was-{swapped}")
-                moved.symlink_to(place.home / "key" if swapped == "secret" else place.home)
+                moved.symlink_to(outside / "secret" if swapped == "secret" else outside)
                 return real
             return str(given)
 
-        (place.home / "secret").write_text(place.key)
         monkeypatch.setattr("mcp_identity.app.secret_sources.os.path.realpath", swap)
         await place.refusal(path)
         monkeypatch.undo()

@@ -119,13 +119,15 @@ def require_secret(provider: CredentialProvider, secret: Secret | None) -> None:
     """
     if provider.kind is ProviderKind.API_KEY:
         if secret is None:
-            raise InvalidRequest("an API key is required: --api-key-env VAR, --api-key-file PATH or --api-key-stdin")
+            raise InvalidRequest(
+                "an API key is required: --api-key-env VAR, --api-key-file PATH or --api-key-stdin; over an API its secret_reference"
+            )
         if provider.release is None:
             raise InvalidRequest("an API key has no end, so say how it may leave: --release token, handle or never")
     elif (secret is None) != is_public(provider):
         raise InvalidRequest(
-            "a client secret is required: --client-secret-env VAR, --client-secret-file PATH or --client-secret-stdin; "
-            "a public client has none: --client-auth none"
+            "a client secret is required: --client-secret-env VAR, --client-secret-file PATH or --client-secret-stdin, over an "
+            "API its secret_reference; a public client has none: --client-auth none"
         )
     elif secret is not None and provider.client_authentication is ClientAuthentication.PRIVATE_KEY_JWT:
         try:

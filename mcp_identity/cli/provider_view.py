@@ -37,6 +37,7 @@ async def describe(graph: Graph, provider: CredentialProvider) -> dict[str, Valu
         "client_id": provider.client_id,
         "client_authentication": provider.client_authentication.value if provider.kind is ProviderKind.OAUTH2 else None,
         "has_secret": await directory.has_secret(provider),
+        "secret_reference": _reference(provider),
         "settings": provider.settings,
         "issuer": server.issuer,
         "authorization_url": server.authorization_url,
@@ -49,6 +50,14 @@ async def describe(graph: Graph, provider: CredentialProvider) -> dict[str, Valu
         "redirect_uri": redirect_uri,
         "notes": notes,
     }
+
+
+def _reference(provider: CredentialProvider) -> str | None:
+    """Where its secret was read, for one that was named over an API."""
+    reference = provider.secret_reference
+    if reference is None:
+        return None
+    return f"{reference.reference} ({reference.json_key})" if reference.json_key else reference.reference
 
 
 async def _issuers(graph: Graph, provider: CredentialProvider) -> list[str]:

@@ -14,7 +14,7 @@ from tests.fakes.home import put_postgres_vault
 
 STORES = ("sqlite", "postgresql")
 _MORE = {"test_callback", "test_tokens", "test_consents"} if os.environ.get("PROVE") else set[str]()
-ON_BOTH = frozenset({"test_refresh", "test_release", *_MORE})
+ON_BOTH = frozenset({"test_administration", "test_refresh", "test_release", *_MORE})
 """What is run on both databases: where replicas meet, and what leaves; with `PROVE=1` more of it."""
 
 

@@ -14,7 +14,9 @@ from mcp_identity.tools.caller import StdioCaller
 from mcp_identity.tools.server import build_server
 
 tools = anyio.run(build_server(StdioCaller(None), version="0").list_tools)
-print(json.dumps([len(tools), sorted(sys.modules)]))
+before = sorted(sys.modules)
+admin = anyio.run(build_server(StdioCaller(None), version="0", admin=True).list_tools)
+print(json.dumps([len(tools), before, len(admin), sorted(sys.modules)]))
 """
 HEAVY = {
     "alembic",
@@ -33,6 +35,9 @@ OURS = {"mcp_identity.broker", "mcp_identity.oauth", "mcp_identity.transport", "
 
 def test_the_list_of_tools_loads_no_heavy_library() -> None:
     said = subprocess.run([sys.executable, "-c", LISTS_TOOLS], capture_output=True, check=True, timeout=60).stdout
-    tools, modules = json.loads(said)
+    tools, modules, admin, more = json.loads(said)
     assert tools == 9
     assert not (HEAVY | OURS | {"mcp_identity.settings"}) & set(modules)
+    assert not [each for each in modules if each.startswith("mcp_identity.tools.admin")]
+    assert admin == 25
+    assert not (HEAVY | OURS | {"mcp_identity.settings"}) & set(more)
