@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
@@ -119,8 +120,8 @@ class IdentityClient:
             ConsentRequiredError: If the user has not agreed in time.
             IdentityClientError: If it cannot be had; the error says what to do.
         """
-        who, wish = self._who(workload, token), wish_of(provider_name, options)
-        return self._run(who, token_steps(who, wish, wait_seconds), on_auth_url)
+        wish = wish_of(provider_name, options)
+        return self._run(workload, token, lambda who: token_steps(who, wish, wait_seconds), on_auth_url)
 
     async def get_token_async(
         self,
@@ -133,8 +134,8 @@ class IdentityClient:
         **options: Unpack[TokenOptions],
     ) -> AccessToken:
         """As `get_token`."""
-        who, wish = self._who(workload, token), wish_of(provider_name, options)
-        return await self._run_async(who, token_steps(who, wish, wait_seconds), on_auth_url)
+        wish = wish_of(provider_name, options)
+        return await self._run_async(workload, token, lambda who: token_steps(who, wish, wait_seconds), on_auth_url)
 
     def get_api_key(self, provider_name: str, *, workload: str = "", token: str = "") -> str:
         """Get an API key.
@@ -142,13 +143,11 @@ class IdentityClient:
         Raises:
             IdentityClientError: If it cannot be had; the error says what to do.
         """
-        who = self._who(workload, token)
-        return self._run(who, api_key_steps(who, provider_name))
+        return self._run(workload, token, lambda who: api_key_steps(who, provider_name))
 
     async def get_api_key_async(self, provider_name: str, *, workload: str = "", token: str = "") -> str:
         """As `get_api_key`."""
-        who = self._who(workload, token)
-        return await self._run_async(who, api_key_steps(who, provider_name))
+        return await self._run_async(workload, token, lambda who: api_key_steps(who, provider_name))
 
     def get_workload_access_token(self, *, user_token: str = "", user_id: str = "", workload: str = "", token: str = "") -> str:
         """Get a token that proves this workload and a user; `acting_for` takes it.
@@ -162,15 +161,15 @@ class IdentityClient:
         Raises:
             IdentityClientError: If it cannot be had; the error says what to do.
         """
-        who = self._who(workload, token)
-        return self._run(who, workload_token_steps(who, user_token, user_id))
+        return self._run(workload, token, lambda who: workload_token_steps(_itself(who, token), user_token, user_id))
 
     async def get_workload_access_token_async(
         self, *, user_token: str = "", user_id: str = "", workload: str = "", token: str = ""
     ) -> str:
         """As `get_workload_access_token`."""
-        who = self._who(workload, token)
-        return await self._run_async(who, workload_token_steps(who, user_token, user_id))
+        return await self._run_async(
+            workload, token, lambda who: workload_token_steps(_itself(who, token), user_token, user_id)
+        )
 
     def complete_consent(
         self, session_id: str, *, user_token: str = "", user_id: str = "", workload: str = "", token: str = ""
@@ -187,15 +186,13 @@ class IdentityClient:
         Raises:
             IdentityClientError: If it is not this user's, or has ended.
         """
-        who = self._who(workload, token)
-        return self._run(who, completion_steps(who, session_id, user_token, user_id))
+        return self._run(workload, token, lambda who: completion_steps(who, session_id, user_token, user_id))
 
     async def complete_consent_async(
         self, session_id: str, *, user_token: str = "", user_id: str = "", workload: str = "", token: str = ""
     ) -> str:
         """As `complete_consent`."""
-        who = self._who(workload, token)
-        return await self._run_async(who, completion_steps(who, session_id, user_token, user_id))
+        return await self._run_async(workload, token, lambda who: completion_steps(who, session_id, user_token, user_id))
 
     def configure_authorizer(
         self, agent_id: str, authorizer_type: str = "jwt", config: Mapping[str, Any] | None = None
@@ -211,15 +208,13 @@ class IdentityClient:
         Raises:
             IdentityClientError: If it cannot be so; the error says what to do.
         """
-        who = self._who("", "")
-        return self._run(who, authorizer_steps(who, agent_id, authorizer_type, config or {}))
+        return self._run("", "", lambda who: authorizer_steps(who, agent_id, authorizer_type, config or {}))
 
     async def configure_authorizer_async(
         self, agent_id: str, authorizer_type: str = "jwt", config: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """As `configure_authorizer`."""
-        who = self._who("", "")
-        return await self._run_async(who, authorizer_steps(who, agent_id, authorizer_type, config or {}))
+        return await self._run_async("", "", lambda who: authorizer_steps(who, agent_id, authorizer_type, config or {}))
 
     def store_credential(
         self, agent_id: str, credential_name: str, credential_type: str, config: Mapping[str, Any]
@@ -236,34 +231,36 @@ class IdentityClient:
         Raises:
             IdentityClientError: If it cannot be so; the error says what to do.
         """
-        who = self._who("", "")
-        return self._run(who, self._credential_steps(who, agent_id, credential_name, credential_type, config))
+        return self._run("", "", lambda who: self._credential_steps(who, agent_id, credential_name, credential_type, config))
 
     async def store_credential_async(
         self, agent_id: str, credential_name: str, credential_type: str, config: Mapping[str, Any]
     ) -> dict[str, Any]:
         """As `store_credential`."""
-        who = self._who("", "")
-        return await self._run_async(who, self._credential_steps(who, agent_id, credential_name, credential_type, config))
+        return await self._run_async(
+            "", "", lambda who: self._credential_steps(who, agent_id, credential_name, credential_type, config)
+        )
 
     def _credential_steps(self, who: Who, agent: str, name: str, kind: str, config: Mapping[str, Any]) -> Steps[dict[str, Any]]:
         # What is stored by code is for code: models get a handle. Over stdio there is no endpoint to redeem one at.
         release = "token" if isinstance(self._opened().place, Started) else "handle"
         return credential_steps(who, agent, name, kind, config, release)
 
-    def call_tool(self, name: str, *, workload: str = "", token: str = "", **arguments: Any) -> dict[str, Any]:
+    def call_tool(
+        self, name: str, arguments: Mapping[str, Any] | None = None, *, workload: str = "", token: str = ""
+    ) -> dict[str, Any]:
         """Call any tool of the server, e.g. `list_providers`, `call_api` or `revoke_grant`; its structured answer.
 
         Raises:
             IdentityClientError: If the answer is an error.
         """
-        who = self._who(workload, token)
-        return self._run(who, tool_steps(who, name, arguments))
+        return self._run(workload, token, lambda who: tool_steps(who, name, arguments or {}))
 
-    async def call_tool_async(self, name: str, *, workload: str = "", token: str = "", **arguments: Any) -> dict[str, Any]:
+    async def call_tool_async(
+        self, name: str, arguments: Mapping[str, Any] | None = None, *, workload: str = "", token: str = ""
+    ) -> dict[str, Any]:
         """As `call_tool`."""
-        who = self._who(workload, token)
-        return await self._run_async(who, tool_steps(who, name, arguments))
+        return await self._run_async(workload, token, lambda who: tool_steps(who, name, arguments or {}))
 
     def close(self) -> None:
         """End the connection, and the server where this client started it."""
@@ -296,11 +293,21 @@ class IdentityClient:
         """End it."""
         await self.aclose()
 
-    def _run(self, who: Who, steps: Steps[T], on_auth_url: OnAuthUrl | None = None) -> T:
-        return drive(self._checking(who, steps), self._opened(), on_auth_url)
+    def _run(self, workload: str, token: str, steps: Callable[[Who], Steps[T]], on_auth_url: OnAuthUrl | None = None) -> T:
+        engine = self._opened()
+        who = self._who(engine, workload, token)
+        return drive(self._checking(who, steps(who)), engine, on_auth_url)
 
-    async def _run_async(self, who: Who, steps: Steps[T], on_auth_url: OnAuthUrl | None = None) -> T:
-        return await drive_async(self._checking(who, steps), self._opened(), on_auth_url)
+    async def _run_async(
+        self, workload: str, token: str, steps: Callable[[Who], Steps[T]], on_auth_url: OnAuthUrl | None = None
+    ) -> T:
+        engine = self._engine
+        if engine is None:  # the settings, and what reads them, are loaded off the caller's loop
+            import anyio.to_thread
+
+            engine = await anyio.to_thread.run_sync(self._opened)
+        who = self._who(engine, workload, token)
+        return await drive_async(self._checking(who, steps(who)), engine, on_auth_url)
 
     def _checking(self, who: Who, steps: Steps[T]) -> Steps[T]:
         """The steps, once it is known that the bearer is the named workload's."""
@@ -312,7 +319,7 @@ class IdentityClient:
             self._checked[key] = None
         return (yield from steps)
 
-    def _who(self, workload: str, token: str) -> Who:
+    def _who(self, engine: Engine, workload: str, token: str) -> Who:
         """As whom a call is made, out of what is said here and around it.
 
         Raises:
@@ -323,7 +330,6 @@ class IdentityClient:
         bearer = token or current_bearer()
         if bearer:
             check_bearer(bearer)
-        engine = self._opened()
         if isinstance(engine.place, Started):
             if bearer:
                 raise IdentityClientError(
@@ -358,6 +364,11 @@ class IdentityClient:
         from mcp_identity.settings import environment_for_server
 
         return started(self._command, environment_for_server())
+
+
+def _itself(who: Who, token: str) -> Who:
+    """The workload itself, for whomever the code acts: nobody who came for a user gets such a token."""
+    return replace(who, bearer=token or who.key or who.bearer)
 
 
 def _settings() -> Settings:

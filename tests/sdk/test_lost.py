@@ -129,7 +129,7 @@ def test_code_gets_the_secret_where_a_model_gets_a_handle(world: World) -> None:
     for name in ("weather", "billing", "notes"):
         world.portal.call(release, name, "handle")
     client = world.client()
-    assert "handle" in client.call_tool("get_api_key", provider="weather")
+    assert "handle" in client.call_tool("get_api_key", {"provider": "weather"})
     assert client.get_api_key("weather") == world.home.api_key
     assert client.get_token("billing").access_token in world.vendor.minted
     with acting_for(client.get_workload_access_token(user_id="7")):
