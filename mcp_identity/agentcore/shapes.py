@@ -30,6 +30,7 @@ class Shape(BaseModel):
         frozen=True,
         hide_input_in_errors=True,
         arbitrary_types_allowed=True,
+        defer_build=True,  # most servers are asked for few of these, and start-up is on the person's clock
     )
 
 
