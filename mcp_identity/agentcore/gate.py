@@ -9,6 +9,7 @@ Trusts the door in front of it for the peer's address, and `inbound/` for everyt
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import OrderedDict
@@ -30,7 +31,7 @@ from mcp_identity.domain.errors import (
     TokenExpired,
     Unauthenticated,
 )
-from mcp_identity.inbound.sigv4 import SignedRequest, access_key_id_of
+from mcp_identity.inbound.sigv4 import SignatureRefused, SignedRequest, access_key_id_of
 
 if TYPE_CHECKING:
     from starlette.types import Scope
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from mcp_identity.domain.identity import Principal
     from mcp_identity.domain.standing import Standing
 
+log = logging.getLogger(__name__)
 BEARER_BYTES = 16 * 1024
 WORKLOAD_HEADER = b"mcp-identity-workload"
 MOST_KNOWN = 10_000
@@ -234,6 +236,8 @@ class Gate:
         """Write down and count what proves nobody."""
         limits = self.limits
         limits.refused(error.code, EDGE, None, proof.source)
+        if isinstance(error, SignatureRefused):
+            log.info("a signed request was refused: %s", error.reason)  # for the operator; the caller is told one text
         self.known.pop(proof.failing, None)
         limits.failures.take(proof.failing)
         if not isinstance(error, TokenExpired):  # who brings one that was good has guessed nothing
