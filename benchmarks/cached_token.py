@@ -11,9 +11,6 @@ Over HTTP the protocol version without sessions is spoken, over SSE and stdio th
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -23,10 +20,10 @@ from typing import Any
 import anyio
 from kit.databases import DatabaseKind
 from kit.figures import spread
-from kit.load import Plan, Run
+from kit.load import Plan, Run, runs_of
 from kit.machine import JUDGED_FROM
 from kit.scenario import Scenario, parser, scenario
-from kit.servers import BENCHMARKS, noop_server, our_server
+from kit.servers import noop_server, our_server
 from kit.show import Chart, Goal, Table
 from kit.vaults import PROVIDER, SCOPES, BenchVault, audit_rows, fill
 
@@ -55,19 +52,7 @@ def runs(vault: BenchVault, transport: str, options: argparse.Namespace) -> Iter
             seconds=options.seconds,
             warm_seconds=options.seconds / 5,
         )
-        load = stack.enter_context(
-            subprocess.Popen(
-                [sys.executable, "-m", "kit.load"], cwd=BENCHMARKS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-        )
-        if load.stdin is None or load.stdout is None:
-            raise RuntimeError("pipes were asked for")
-        load.stdin.write(json.dumps(asdict(plan)))
-        load.stdin.close()
-        for line in load.stdout:
-            yield Run(**json.loads(line))
-        if load.wait():
-            raise RuntimeError("the load generator failed")
+        yield from runs_of(plan)
 
 
 def judge(measured: Scenario, kind: DatabaseKind, transport: str, callers: int, found: list[Run]) -> list[str]:

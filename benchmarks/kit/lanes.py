@@ -1,4 +1,4 @@
-"""How does one caller speak to a server, byte for byte? Over Streamable HTTP, over SSE, and over stdio.
+"""How does one caller speak to a server, byte for byte? Over Streamable HTTP, SSE and stdio, and with signed requests.
 
 A lane sends the next request when it is told to, and tells when an answer is complete. Nothing is parsed that need not be, so
 that the load costs little beside the server. An answer that is no success ends the run: a fast refusal is no figure.
@@ -112,6 +112,33 @@ class HttpLane:
     def close(self) -> None:
         """Hang up."""
         self._socket.close()
+
+
+class SignedLane(HttpLane):
+    """One kept connection for an operation of the AgentCore edge; reads may repeat, so one signature does for a run."""
+
+    def __init__(self, port: int, bearer: str, call: Call) -> None:
+        """Connect, and sign.
+
+        Args:
+            port: The server's.
+            bearer: JSON: the key's id and secret, and this caller's own members of the request.
+            call: The operation's path, and the members that all callers send.
+        """
+        given = json.loads(bearer)
+        self._socket = _connect(port)
+        self._request = signed_request(port, given["id"], given["secret"], call.tool, {**call.arguments, **given["members"]})
+        self._buffer = b""
+        self._number = 0
+
+    def receive(self, file: int) -> list[int]:
+        """Read; an answer is complete where its length says so."""
+        del file
+        self._buffer += _some(self._socket)
+        if not _is_complete(self._buffer):
+            return []
+        _require_status(self._buffer, b"200")
+        return [self._number]
 
 
 class SseLane:
@@ -236,6 +263,33 @@ class StdioLane:
         data = message + b"\n"
         while data:
             data = data[os.write(self._input, data) :]
+
+
+def signed_request(port: int, key_id: str, secret: str, path: str, members: Mapping[str, Any]) -> bytes:
+    """A request of the AgentCore edge, whole, as botocore signs it now."""
+    from importlib import import_module
+
+    auth: Any = import_module("botocore.auth")  # it has no types
+    body = json.dumps(members).encode()
+    request: Any = import_module("botocore.awsrequest").AWSRequest(
+        method="POST", url=f"http://127.0.0.1:{port}{path}", data=body, headers={"Content-Type": "application/json"}
+    )
+    credentials: Any = import_module("botocore.credentials").Credentials(key_id, secret)
+    auth.SigV4Auth(credentials, "bedrock-agentcore", "us-east-1").add_auth(request)
+    given = {"Host": f"127.0.0.1:{port}", "Content-Length": str(len(body)), **dict(request.headers.items())}
+    head = "".join(f"{name}: {value}\r\n" for name, value in given.items())
+    return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+def ask(port: int, request: bytes) -> dict[str, Any]:
+    """Send one whole request; the JSON of its answer."""
+    connection, answer = _connect(port), b""
+    with connection:
+        connection.sendall(request)
+        while not _is_complete(answer):
+            answer += _some(connection)
+    _require_status(answer, b"200")
+    return json.loads(answer.partition(_HTTP_ENDS)[2])
 
 
 def _pipe(stream: IO[bytes] | None) -> int:

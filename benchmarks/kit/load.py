@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import json
 import selectors
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from kit.figures import percentile
-from kit.lanes import Call, HttpLane, Lane, LoadError, SseLane, StdioLane
+from kit.lanes import Call, HttpLane, Lane, LoadError, SignedLane, SseLane, StdioLane
 
 _SILENCE_SECONDS = 30.0
 
@@ -31,10 +33,10 @@ class Target:
 
     Attributes:
         name: For people.
-        transport: ``http``, ``sse`` or ``stdio``.
+        transport: ``http``, ``sse``, ``stdio``, or ``agentcore`` for signed requests.
         port: Where it listens; 0 on stdio.
         process_id: Of the server; 0 on stdio, where it is started here.
-        bearers: Of the callers, in turn.
+        bearers: Of the callers, in turn; of signed requests, what signs them.
         command: What to start, on stdio.
         environment: Of that.
     """
@@ -100,6 +102,9 @@ class Run:
     load_share: float
 
 
+_LANES: dict[str, Callable[[int, str, Call], Lane]] = {"http": HttpLane, "sse": SseLane, "agentcore": SignedLane}
+
+
 class Driver:
     """Drives one server."""
 
@@ -142,7 +147,7 @@ class Driver:
         if self._process:
             yield [self._process]
             return
-        kind: Callable[[int, str, Call], Lane] = SseLane if self._target.transport == "sse" else HttpLane
+        kind = _LANES[self._target.transport]
         bearers = self._target.bearers
         lanes: list[Lane] = [kind(self._target.port, bearers[number % len(bearers)], self._call) for number in range(callers)]
         try:
@@ -197,6 +202,24 @@ def _waiting_for(lanes: list[Lane]) -> Generator[selectors.BaseSelector]:
             for file in lane.files():
                 selector.register(file, selectors.EVENT_READ, lane)
         yield selector
+
+
+def runs_of(plan: Plan) -> Iterator[Run]:
+    """Let a process of its own do what a plan says; each run, when it is over.
+
+    Raises:
+        RuntimeError: If that process fails.
+    """
+    command, folder = [sys.executable, "-m", "kit.load"], Path(__file__).resolve().parents[1]
+    with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as load:
+        if load.stdin is None or load.stdout is None:
+            raise RuntimeError("pipes were asked for")
+        load.stdin.write(json.dumps(asdict(plan)))
+        load.stdin.close()
+        for line in load.stdout:
+            yield Run(**json.loads(line))
+        if load.wait():
+            raise RuntimeError("the load generator failed")
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ SCENARIOS: dict[str, float] = {
     "startup": 1.5,
     "in_process": 1.5,
     "cached_token": 8,
+    "agentcore": 3,
     "many_grants": 4,
     "refresh_storm": 2,
     "m2m": 0.5,
