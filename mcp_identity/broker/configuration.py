@@ -120,7 +120,8 @@ def require_secret(provider: CredentialProvider, secret: Secret | None) -> None:
     if provider.kind is ProviderKind.API_KEY:
         if secret is None:
             raise InvalidRequest(
-                "an API key is required: --api-key-env VAR, --api-key-file PATH or --api-key-stdin; over an API its secret_reference"
+                "an API key is required: --api-key-env VAR, --api-key-file PATH or --api-key-stdin, over an API its "
+                "secret_reference"
             )
         if provider.release is None:
             raise InvalidRequest("an API key has no end, so say how it may leave: --release token, handle or never")

@@ -69,7 +69,11 @@ def add(server: IdentityServer, *, allow_http_loopback: bool) -> None:
         made = await broker.issuers.add(call, name, spec)
         return answer(IssuerResult.model_validate({"status": "ok", **issuer_facts(broker, made)}))
 
-    @server.tool(title="Stop trusting an issuer", description=DESCRIPTIONS["delete_issuer"], annotations=hints.revokes())
+    @server.tool(
+        title="Stop trusting an issuer",
+        description=DESCRIPTIONS["delete_issuer"],
+        annotations=hints.changes(asks_others=False),
+    )
     async def delete_issuer(  # pyright: ignore[reportUnusedFunction]
         name: given.IssuerName,
     ) -> Annotated[CallToolResult, IssuerResult]:

@@ -60,7 +60,9 @@ def _add_looking(server: IdentityServer) -> None:
 
 def _add_changing(server: IdentityServer) -> None:
     @server.tool(
-        title="Register a workload identity", description=DESCRIPTIONS["create_workload_identity"], annotations=hints.makes()
+        title="Register a workload identity",
+        description=DESCRIPTIONS["create_workload_identity"],
+        annotations=hints.makes(asks_others=False),
     )
     async def create_workload_identity(  # pyright: ignore[reportUnusedFunction]
         name: given.WorkloadName,
@@ -88,7 +90,9 @@ def _add_changing(server: IdentityServer) -> None:
         return await _answer(broker, await broker.workloads.create(call, name, spec))
 
     @server.tool(
-        title="Change a workload identity", description=DESCRIPTIONS["update_workload_identity"], annotations=hints.changes()
+        title="Change a workload identity",
+        description=DESCRIPTIONS["update_workload_identity"],
+        annotations=hints.changes(asks_others=False),
     )
     async def update_workload_identity(  # pyright: ignore[reportUnusedFunction]
         name: given.WorkloadName,

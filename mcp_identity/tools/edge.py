@@ -170,9 +170,8 @@ class IdentityServer(MCPServer[Any]):
         known = await self._known(name)
         token = _call.set(None)
         try:
-            if scope_of(name) == ADMIN and not self._caller.administers():
-                await self._write_down(InsufficientScope("only operators are served this", scopes=(ADMIN,)), name)
-                raise _unknown_tool(name)  # as if there were none: which there are is not everybody's business
+            if scope_of(name) == ADMIN:
+                await self._require_operator(name)
             misspelt = [argument for argument in arguments if argument not in known]
             if misspelt:
                 return await self._refuse(name, _unknown_argument(misspelt[0], known))
@@ -183,6 +182,17 @@ class IdentityServer(MCPServer[Any]):
             return await self._refuse(name, _of_tool(name, error))
         finally:
             _call.reset(token)
+
+    async def _require_operator(self, name: str) -> None:
+        """Serve a tool of operators to nobody else, and to none who was one when we saw them last.
+
+        Raises:
+            MCPError: As if there were no such tool: which there are is not everybody's business.
+        """
+        await self._caller.confirm()
+        if not self._caller.administers():
+            await self._write_down(InsufficientScope("only operators are served this", scopes=(ADMIN,)), name)
+            raise _unknown_tool(name)
 
     async def read_resource(
         self, uri: Any, context: Context[Any, Any] | None = None

@@ -25,14 +25,14 @@ def issues() -> ToolAnnotations:
     return ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
 
 
-def makes() -> ToolAnnotations:
+def makes(*, asks_others: bool = True) -> ToolAnnotations:
     """It makes something of a name, once; what that is may be looked up elsewhere."""
-    return ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True)
+    return ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=asks_others)
 
 
-def changes() -> ToolAnnotations:
+def changes(*, asks_others: bool = True) -> ToolAnnotations:
     """It puts something in the place of what was there; asking twice gives the same."""
-    return ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=True)
+    return ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=asks_others)
 
 
 def revokes() -> ToolAnnotations:

@@ -12,7 +12,7 @@ from mcp_identity.tools.scopes import ADMIN, SCOPE_OF, TOOL_SCOPES, scope_of
 from mcp_identity.tools.server import build_server
 from mcp_identity.tools.texts import CONNECT_ACCOUNT, INSTRUCTIONS
 
-PINNED = "6e2e19116079023e84f230c2513ab9ea2cc0935ba672a2a501416fe3acf303ee"
+PINNED = "2acb50993a8eaefdd5f250cdbbdcb54fd80dc0c68495fa26d12df010c4e739af"
 """SHA-256 of every word that models read. Who changes one changes this line too, so that a review sees it."""
 
 
@@ -20,9 +20,9 @@ async def _no_vault() -> Local:
     raise AssertionError("a list needs no vault")
 
 
-async def _tools(*, remote: bool = True, issues_identity_tokens: bool = True) -> list[dict[str, Any]]:
+async def _tools(*, remote: bool = True, issues_identity_tokens: bool = True, admin: bool = True) -> list[dict[str, Any]]:
     caller = StdioCaller(_no_vault)
-    server = build_server(caller, version="0", remote=remote, issues_identity_tokens=issues_identity_tokens)
+    server = build_server(caller, version="0", remote=remote, issues_identity_tokens=issues_identity_tokens, admin=admin)
     return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in await server.list_tools()]
 
 
@@ -59,7 +59,9 @@ async def test_tools_that_need_a_proven_caller_exist_only_where_callers_prove_th
 
 
 async def test_every_tool_resource_and_prompt_has_a_scope() -> None:
-    assert {tool["name"] for tool in await _tools()} <= TOOL_SCOPES.keys()
+    agents = {tool["name"] for tool in await _tools(admin=False)}
+    assert agents == TOOL_SCOPES.keys()
+    assert {scope_of(tool["name"]) for tool in await _tools() if tool["name"] not in agents} == {ADMIN}
     server = build_server(StdioCaller(_no_vault), version="0")
     others = {str(each.uri) for each in await server.list_resources()} | {each.name for each in await server.list_prompts()}
     assert SCOPE_OF.keys() - TOOL_SCOPES.keys() == others
@@ -67,7 +69,7 @@ async def test_every_tool_resource_and_prompt_has_a_scope() -> None:
 
 
 async def test_only_revoking_and_calling_are_called_destructive_and_only_looking_read_only() -> None:
-    tools = {tool["name"]: tool["annotations"] for tool in await _tools()}
+    tools = {tool["name"]: tool["annotations"] for tool in await _tools(admin=False)}
     assert {name for name, hints in tools.items() if hints.get("destructiveHint")} == {"call_api", "revoke_grant"}
     assert {name for name, hints in tools.items() if hints["readOnlyHint"]} == {
         "get_consent",
@@ -75,6 +77,18 @@ async def test_only_revoking_and_calling_are_called_destructive_and_only_looking
         "list_providers",
         "whoami",
     }
+
+
+async def test_what_operators_do_is_called_what_it_is() -> None:
+    agents = {tool["name"] for tool in await _tools(admin=False)}
+    tools = {tool["name"]: tool["annotations"] for tool in await _tools() if tool["name"] not in agents}
+    for name, hints in tools.items():
+        assert hints["readOnlyHint"] is name.startswith(("list_", "get_", "search_")), name
+        assert hints.get("destructiveHint", False) is name.startswith(("update_", "delete_", "revoke_")), name
+    asking = {name for name, hints in tools.items() if hints["openWorldHint"]}
+    assert asking == {
+        "create_provider", "update_provider", "delete_provider", "create_issuer", "delete_workload_identity", "revoke_grants",
+    }  # fmt: skip
 
 
 async def test_schemas_are_flat_objects_without_unions() -> None:
