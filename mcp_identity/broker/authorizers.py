@@ -111,6 +111,8 @@ def _check_rule(rule: ClaimRule) -> None:
 
 def _require_unambiguous(records: Records, workload: WorkloadIdentity) -> None:
     """Check that no token speaks for two workloads, unless both are marked as one principal."""
+    if not workload.authorizer.is_decisive:  # none speaks for it
+        return
     for other in records.workloads_with_authorizer(workload.tenant):
         shared = workload.shared_authorizer and other.shared_authorizer
         if other.id != workload.id and not shared and workload.authorizer.overlaps(other.authorizer):

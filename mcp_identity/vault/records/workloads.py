@@ -7,7 +7,7 @@ so that each process drops what it keeps decoded.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,6 +76,9 @@ class WorkloadRecords(AuthenticatedRows):
         """The workloads of a tenant, by name: all of them, or one page."""
         query = select(_WORKLOADS).where(_WORKLOADS.c.tenant_id == tenant).order_by(_WORKLOADS.c.name)
         rows, following = self._page(query, _WORKLOADS.c.name, page)
+        return self._all_readable(rows, following)
+
+    def _all_readable(self, rows: Sequence[RowMapping], following: str = "") -> WorkloadList:
         found: list[WorkloadIdentity] = []
         corrupt: list[str] = []
         for row in rows:
@@ -89,7 +92,9 @@ class WorkloadRecords(AuthenticatedRows):
         """The workloads that a JWT may speak for; kept decoded until the configuration changes."""
         cached: tuple[WorkloadIdentity, ...] | None = self.caches.authorizers.get(tenant)
         if cached is None:
-            cached = tuple(each for each in self.list_workloads(tenant) if each.authorizer.is_decisive)
+            query = select(_WORKLOADS).where(_WORKLOADS.c.tenant_id == tenant, _WORKLOADS.c.authorizer != "")
+            found = self._all_readable(self.connection.execute(query.order_by(_WORKLOADS.c.name)).mappings().all())
+            cached = tuple(each for each in found if each.authorizer.is_decisive)
             self.caches.authorizers[tenant] = cached
         return cached
 
