@@ -9,7 +9,7 @@ done at the edge, which knows where they come from. That a request came encrypte
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mcp_identity.domain.access_key import AccessKey, AccessKeyRole, Signer, is_access_key_id
 from mcp_identity.domain.clock import Clock
@@ -23,6 +23,7 @@ from mcp_identity.inbound.sigv4 import (
     access_key_id_of,
     is_signed,
     read_claim,
+    signing_key,
 )
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.vault import Vault
@@ -34,6 +35,7 @@ REMEMBERED_SECONDS = 60.0
 FRESH_SECONDS = 1.0
 """How lately this process must have looked at the vault's configuration for any key to be remembered."""
 MOST_REMEMBERED = 1024
+MOST_SCOPES = 4
 USE_SECONDS = 60.0
 _NOBODYS = Secret("mid_sk_" + "0" * 43)
 """Signs nothing; what a signature is checked with where there is no key."""
@@ -45,9 +47,21 @@ class _Known:
 
     key: AccessKey
     workload_ids: frozenset[str]
-    secret: Secret
+    secret: Secret = field(repr=False)
     epoch: int
     at: float
+    signing_keys: dict[tuple[str, str], bytes] = field(default_factory=dict[tuple[str, str], bytes], repr=False)
+    """What the secret signs with, by day and region."""
+
+    def signed(self, claim: Claim) -> bool:
+        """Whether this key signed what is claimed."""
+        scope = claim.date, claim.region
+        found = self.signing_keys.get(scope)
+        if found is None:
+            found = signing_key(claim, self.secret)
+            if len(self.signing_keys) < MOST_SCOPES:  # the caller chooses the region
+                self.signing_keys[scope] = found
+        return is_signed(claim, found)
 
 
 class Signers:
@@ -76,7 +90,7 @@ class Signers:
         """
         claim = self._read(request)
         known = await self._look_up(claim.access_key_id)
-        signed = is_signed(claim, known.secret if known else _NOBODYS)
+        signed = known.signed(claim) if known else is_signed(claim, signing_key(claim, _NOBODYS))
         if known is None:
             raise SignatureRefused(Reason.KEY)
         if not signed:
@@ -100,7 +114,7 @@ class Signers:
         known, now = self._known.get(claim.access_key_id), self._clock.monotonic()
         if known is None or now - known.at > REMEMBERED_SECONDS or known.epoch != self._vault.recent_epoch(FRESH_SECONDS):
             return None
-        return (_signer(claim, known), Standing(known.epoch)) if is_signed(claim, known.secret) else None
+        return (_signer(claim, known), Standing(known.epoch)) if known.signed(claim) else None
 
     def _read(self, request: SignedRequest) -> Claim:
         return read_claim(request, now=self._clock.now(), hosts=self._hosts)
