@@ -18,7 +18,7 @@ from mcp_identity.broker.audit import Call
 from mcp_identity.domain.consent import SESSION_URI_PREFIX, ConsentState
 from mcp_identity.domain.credentials import Flow, Reason, Secret
 from mcp_identity.domain.errors import ConsentDenied, ConsentNotFound, IdentityError, Unauthenticated
-from mcp_identity.domain.identity import Principal, Proof, User, UserKind, WorkloadIdentity
+from mcp_identity.domain.identity import Principal, Proof, SubjectToken, User, UserKind, WorkloadIdentity
 from mcp_identity.tools.edge import IdentityServer
 from mcp_identity.tools.scopes import administers
 from mcp_identity.tools.server import build_server
@@ -64,6 +64,7 @@ class FakeBroker:
         refused: Codes that were written down.
         completed_for: Users for whom a consent was completed.
         issued_for: Users for whom a workload access token was issued, with the end and the tool scopes of their proof.
+        kept: The users' own tokens that it was issued with; None for none.
         identity_tokens: What was asked for in identity tokens.
     """
 
@@ -77,6 +78,7 @@ class FakeBroker:
     issued_for: list[tuple[User | None, datetime | None, frozenset[str] | None]] = field(
         default_factory=list[tuple[User | None, datetime | None, frozenset[str] | None]]
     )
+    kept: list[SubjectToken | None] = field(default_factory=list["SubjectToken | None"])
     identity_tokens: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     token: Secret = field(default_factory=lambda: Secret(new_secret()))
     sessions: dict[str, Session] = field(default_factory=dict[str, Session])
@@ -130,10 +132,16 @@ class FakeBroker:
         return ConsentStatus("completed", "", SOON, session_uri)
 
     async def issue_workload_access_token(
-        self, call: Call, user: User | None, ends: datetime | None, scopes: frozenset[str] | None = None
+        self,
+        call: Call,
+        user: User | None,
+        ends: datetime | None,
+        scopes: frozenset[str] | None = None,
+        subject_token: SubjectToken | None = None,
     ) -> Any:
         self.actions.append(call.action)
         self.issued_for.append((user, ends, scopes))
+        self.kept.append(subject_token)
         return SimpleNamespace(token=self.token, expires_at=SOON)
 
     async def issue_identity_token(self, call: Call, audience: str, lifetime_seconds: int) -> Any:
@@ -180,7 +188,10 @@ class FakeVerifier:
         workload, user = self.users.get(token.reveal(), ("", None))
         if user is None or workload != principal.workload.name:
             raise Unauthenticated("the token proves nothing")
-        return SimpleNamespace(user=user, expires_at=self.ends, issuer_id="issuer", tool_scopes=self.scopes)
+        subject = SubjectToken(token, "issuer", self.ends)
+        return SimpleNamespace(
+            user=user, expires_at=self.ends, issuer_id="issuer", tool_scopes=self.scopes, subject_token=subject
+        )
 
 
 @dataclass(slots=True)

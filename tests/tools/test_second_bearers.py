@@ -63,11 +63,15 @@ async def test_a_workload_access_token_knows_when_the_users_proof_ends_and_what_
     answer = await call(client, "get_workload_access_token", user_token=TOKEN)
     assert answer["workload_access_token"] == caller.broker.token.reveal()
     assert caller.broker.issued_for == [(user("bob"), caller.verifier.ends, {"identity:read"})]
+    (kept,) = caller.broker.kept  # the token itself goes along, for the broker to keep or not
+    assert kept is not None
+    assert kept.expires_at == caller.verifier.ends
 
 
 async def test_without_a_user_it_is_for_the_agent_alone(client: Client, caller: FakeCaller) -> None:
     assert (await call(client, "get_workload_access_token"))["status"] == "ok"
     assert caller.broker.issued_for == [(None, None, None)]
+    assert caller.broker.kept == [None]
 
 
 @pytest.mark.parametrize("tool", TOOLS)
