@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+import json
+import time
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from joserfc import jwt
+from joserfc.jwk import RSAKey
 
-from mcp_identity.broker.specifications import WorkloadSpec
+from mcp_identity.broker.answers import ProviderSpec
+from mcp_identity.broker.specifications import IssuerSpec, WorkloadSpec
 from mcp_identity.sdk.client import IdentityClient
 from mcp_identity.sdk.endpoint import Who
 from mcp_identity.sdk.steps import Ask, Reply, Step, Steps
@@ -56,14 +63,32 @@ class World:
 
     def update(self, agent: str, **spec: Any) -> None:
         """Change a workload, as its operator."""
+        self._operate(
+            "update_workload_identity", lambda broker, call: broker.workloads.update(call, agent, WorkloadSpec(**spec))
+        )
+
+    def release(self, how: str, *names: str) -> None:
+        """Let the secrets of providers leave in another way."""
+        for name in names:
+            spec = ProviderSpec(release=how)
+            self._operate(
+                "update_provider", lambda broker, call, name=name, spec=spec: broker.directory.update(call, name, spec)
+            )
+
+    def trust(self, company: Company) -> None:
+        """Let a company's users speak through `alice`."""
+        spec = IssuerSpec(company.discovery_url, audiences=("agents",), allow_http_loopback=True)
+        self._operate("create_issuer", lambda broker, call: broker.issuers.add(call, "company", spec))
+        self.update("alice", issuer="company", audiences=("agents",))
+
+    def _operate(self, action: str, change: Callable[[Any, Any], Awaitable[Any]]) -> None:
         assert self.server.serving is not None
         graph = self.server.serving.prepared.graph
 
-        async def change() -> None:
-            call = graph.broker.call(graph.broker.directory.operator(graph.user), "update_workload_identity")
-            await graph.broker.workloads.update(call, agent, WorkloadSpec(**spec))
+        async def operate() -> None:
+            await change(graph.broker, graph.broker.call(graph.broker.directory.operator(graph.user), action))
 
-        self.portal.call(change)
+        self.portal.call(operate)
 
     def agree(self, client: IdentityClient, user_id: str) -> Callable[[str], None]:
         """A person who opens a link and agrees, and the app that says who they are."""
@@ -104,6 +129,59 @@ def running_world(folder: Path, **settings: Any) -> Generator[World]:
             world = World(portal, server, vendor, clients)
             world.update("alice", may_assert_users=True, return_urls=(RETURN_URL,))
             yield world
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """An identity provider on this machine, which signs whatever it is told."""
+
+    origin: str
+    key: RSAKey
+
+    @property
+    def discovery_url(self) -> str:
+        """Where its metadata is."""
+        return f"{self.origin}/.well-known/openid-configuration"
+
+    def token(self, subject: str, *, ends_in: int = 600, **claims: Any) -> str:
+        """The access token of a user."""
+        now = int(time.time())
+        own = {"iss": self.origin, "sub": subject, "aud": "agents", "client_id": "app", "iat": now - 700, "exp": now + ends_in}
+        return jwt.encode({"alg": "RS256", "kid": "1", "typ": "at+jwt"}, {**own, **claims}, self.key, algorithms=["RS256"])
+
+    def said(self, path: str) -> dict[str, Any]:
+        """What it publishes."""
+        if path != "/.well-known/openid-configuration":
+            return {"keys": [self.key.as_dict(private=False)]}
+        endpoints = {f"{name}_endpoint": f"{self.origin}/{name}" for name in ("authorization", "token")}
+        return {"issuer": self.origin, "jwks_uri": f"{self.origin}/jwks", "response_types_supported": ["code"], **endpoints}
+
+
+@contextmanager
+def running_company() -> Generator[Company]:
+    """An identity provider in a thread of its own."""
+    companies: list[Company] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(companies[0].said(self.path)).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is Python's
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        key = RSAKey.generate_key(2048, {"kid": "1", "use": "sig", "alg": "RS256"})
+        companies.append(Company(f"http://127.0.0.1:{server.server_port}", key))
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield companies[0]
+        server.shutdown()
+        thread.join()
 
 
 def play(steps: Steps[T], *replies: Mapping[str, Any] | Reply) -> tuple[T, list[Step]]:

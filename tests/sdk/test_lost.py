@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tests.fakes.home import VaultHome, free_port
 from tests.fakes.vendor import Vendor, running_vendor
 from tests.http.kit import Server, local_options, server_here
 from tests.sdk.kit import RETURN_URL, World
+from tests.transport.certificates import Authority
 
 
 class Fleeting:
@@ -117,17 +119,7 @@ def test_a_client_made_before_a_fork_works_after_it(fleeting: Fleeting, tmp_path
 
 
 def test_code_gets_the_secret_where_a_model_gets_a_handle(world: World) -> None:
-    assert world.server.serving is not None
-    graph = world.server.serving.prepared.graph
-
-    async def release(name: str, how: str) -> None:
-        from mcp_identity.broker.answers import ProviderSpec
-
-        call = graph.broker.call(graph.broker.directory.operator(graph.user), "update_provider")
-        await graph.broker.directory.update(call, name, ProviderSpec(release=how))
-
-    for name in ("weather", "billing", "notes"):
-        world.portal.call(release, name, "handle")
+    world.release("handle", "weather", "billing", "notes")
     client = world.client()
     assert "handle" in client.call_tool("get_api_key", {"provider": "weather"})
     assert client.get_api_key("weather") == world.home.api_key
@@ -138,6 +130,43 @@ def test_code_gets_the_secret_where_a_model_gets_a_handle(world: World) -> None:
         assert token.scopes == ("read",)
     events = world.events("redeem_release")
     assert [event["outcome"] for event in events] == ["ok"] * len(events)
+
+
+# Certificates
+
+
+def test_a_certificate_is_believed_by_whom_the_program_says(tmp_path_factory: pytest.TempPathFactory) -> None:
+    authority = Authority.create(tmp_path_factory.mktemp("ca"))
+    authority.server_context(["localhost", "127.0.0.1"])
+    (chain,) = authority.folder.glob("*.pem")
+    port = free_port()
+    url = f"https://localhost:{port}"
+    home = VaultHome(tmp_path_factory.mktemp("home"))
+    serving = server_here(home, local_options("http", port=port), public_url=url, tls_cert=chain, tls_key=chain)
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(serving) as server:
+        with IdentityClient(url, token=server.keys["alice"], ssl_context=authority.client_context()) as client:
+            assert client.call_tool("whoami")["workload"] == "alice"
+        with IdentityClient(url, token=server.keys["alice"]) as client, pytest.raises(IdentityClientError) as failed:
+            client.call_tool("whoami")
+    assert failed.value.code == "unreachable"
+    assert "certificate" in failed.value.message
+
+
+# Clients that nobody closed
+
+
+def test_what_a_forgotten_client_had_ends(world: World) -> None:
+    def threads() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "mcp-identity-client"]
+
+    before = set(threads())
+    client = IdentityClient(world.server.url, token=world.server.keys["alice"])
+    assert client.get_api_key("weather")
+    (own,) = set(threads()) - before
+    del client
+    gc.collect()
+    own.join(20)
+    assert not own.is_alive()
 
 
 # What a failure below MCP says

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Generator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
 from anyio.from_thread import start_blocking_portal
-from joserfc.jwk import RSAKey
 
 from mcp_identity import IdentityClient, IdentityClientError
 from mcp_identity.sdk.registration import authorizer_steps, credential_steps
 from mcp_identity.sdk.steps import Ask
 from tests.fakes.home import VaultHome
 from tests.fakes.vendor import CLIENT_ID, Vendor, running_vendor
-from tests.sdk.kit import ALICE, World, play, tools
+from tests.sdk.kit import ALICE, World, play, running_company, tools
 
 ISSUER = "https://cognito-idp.eu-west-1.amazonaws.com/eu-west-1_AbC"
 DISCOVERY = f"{ISSUER}/.well-known/openid-configuration"
@@ -226,38 +222,11 @@ def test_a_secret_is_named_and_never_sent_nor_repeated(kind: str, config: dict[s
 # With a server
 
 
-class _Issuer(BaseHTTPRequestHandler):
-    """An identity provider's metadata."""
-
-    key = RSAKey.generate_key(2048, {"kid": "1", "use": "sig", "alg": "RS256"})
-
-    def do_GET(self) -> None:
-        assert isinstance(self.server, ThreadingHTTPServer)
-        origin = f"http://127.0.0.1:{self.server.server_port}"
-        found: dict[str, Any] = {"keys": [self.key.as_dict(private=False)]}
-        if self.path.endswith("/openid-configuration"):
-            found = {"issuer": origin, "jwks_uri": f"{origin}/jwks", "authorization_endpoint": f"{origin}/authorize",
-                     "token_endpoint": f"{origin}/token", "response_types_supported": ["code"]}  # fmt: skip
-        body = json.dumps(found).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is Python's
-        """Say nothing."""
-
-
 @pytest.fixture
 def discovery_url() -> Generator[str]:
     """An identity provider on this machine."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Issuer) as server:
-        thread = Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/.well-known/openid-configuration"
-        server.shutdown()
-        thread.join()
+    with running_company() as company:
+        yield company.discovery_url
 
 
 @pytest.fixture
