@@ -36,6 +36,7 @@ from mcp_identity.inbound.sigv4 import SignatureRefused, SignedRequest, access_k
 if TYPE_CHECKING:
     from starlette.types import Scope
 
+    from mcp_identity.broker.limits import Refusals
     from mcp_identity.domain.access_key import Signer
     from mcp_identity.domain.identity import Principal
     from mcp_identity.domain.standing import Standing
@@ -145,6 +146,7 @@ class Gate:
         signatures: Verifies signed requests.
         verifier: Verifies bearers.
         limits: What is counted.
+        refusals: Writes down who proved nobody, and why: what the caller is told is the same for every reason.
         source_of: Where a request comes from, for counting.
         is_ending: Whether nothing new is begun any more.
         known: What proved somebody lately: a bad neighbour at the same address does not lock them out.
@@ -153,6 +155,7 @@ class Gate:
     signatures: Signatures
     verifier: Verifier
     limits: Limits
+    refusals: Refusals
     source_of: Callable[[Scope], str]
     is_ending: Callable[[], bool]
     known: OrderedDict[Any, None] = field(default_factory=OrderedDict[Any, None])
@@ -235,9 +238,10 @@ class Gate:
     def _failed(self, proof: Proof, error: CallerError) -> Refused:
         """Write down and count what proves nobody."""
         limits = self.limits
-        limits.refused(error.code, EDGE, None, proof.source)
-        if isinstance(error, SignatureRefused):
-            log.info("a signed request was refused: %s", error.reason)  # for the operator; the caller is told one text
+        reason = error.reason.value if isinstance(error, SignatureRefused) else ""
+        self.refusals.note(error.code, edge=EDGE, source=proof.source, reason=reason)
+        if reason:
+            log.info("a signed request was refused: %s", reason)  # for the operator; the caller is told one text
         self.known.pop(proof.failing, None)
         limits.failures.take(proof.failing)
         if not isinstance(error, TokenExpired):  # who brings one that was good has guessed nothing

@@ -232,6 +232,7 @@ def _agentcore_routes(
         signatures=Signers(prepared.vault, clock, site.rules.hosts),
         verifier=authenticator,
         limits=counted,
+        refusals=broker.refusals,
         source_of=source_of,
         is_ending=post.is_ending,
     )

@@ -29,6 +29,7 @@ class _Kind:
     edge: str
     source: str
     principal: Principal | None
+    reason: str = ""
 
 
 class Refusals:
@@ -40,7 +41,7 @@ class Refusals:
         self._counts: dict[_Kind, int] = {}
         self._some = anyio.Event()
 
-    def note(self, code: str, *, edge: str, source: str = "", principal: Principal | None = None) -> None:
+    def note(self, code: str, *, edge: str, source: str = "", principal: Principal | None = None, reason: str = "") -> None:
         """Count a refusal.
 
         Args:
@@ -48,8 +49,9 @@ class Refusals:
             edge: At which door.
             source: The address that it came from, where nobody is known to have come.
             principal: Who was refused, where that is known.
+            reason: What was wrong, one of a few words of ours that only operators see.
         """
-        kind = _Kind(code, edge, clean_text(source, NAME_LIMIT), principal)
+        kind = _Kind(code, edge, clean_text(source, NAME_LIMIT), principal, reason)
         if kind not in self._counts and len(self._counts) >= _MOST_KINDS:
             kind = _Kind(code, edge, _OTHERS, None)
         self._counts[kind] = self._counts.get(kind, 0) + 1
@@ -81,6 +83,7 @@ class Refusals:
 def _event(kind: _Kind, count: int) -> AuditEvent:
     principal = kind.principal
     detail = {"count": str(count)} | ({"source": kind.source} if kind.source else {})
+    detail |= {"reason": kind.reason} if kind.reason else {}
     return AuditEvent(
         tenant=principal.tenant if principal else DEFAULT_TENANT,
         workload=principal.workload.name if principal else "",

@@ -55,7 +55,9 @@ async def test_a_signature_that_does_not_stand_is_forbidden_for_whatever_reason(
     assert len({each.json["message"] for each in said}) == 1
     assert (await world.send("POST", path, body, good)).status == 200
     await world.broker.refusals.write()
-    assert "unauthenticated" in {event.outcome for event in await world.trail() if event.edge == "agentcore"}
+    refused = [event for event in await world.trail("authenticate") if "reason" in event.detail]
+    assert {event.outcome for event in refused} == {"unauthenticated"}
+    assert {event.detail["reason"] for event in refused} >= {"signature", "unknown_key"}
 
 
 async def test_a_bearer_of_the_wrong_form_is_unauthorized(world: World) -> None:
