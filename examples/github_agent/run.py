@@ -104,7 +104,7 @@ def running(place: Place, program: str, environment: dict[str, str]) -> Generato
 def ask(agent: str, question: str, headers: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Ask an agent, and hear what it says as it says it."""
     console.print(f"   [dim]{question}[/]")
-    with httpx2.stream("POST", f"{agent}/invocations", json={"question": question}, headers=headers, timeout=60) as said:
+    with httpx2.stream("POST", f"{agent}/invocations", json={"question": question}, headers=headers, timeout=90) as said:
         for line in said.iter_lines():
             if line.startswith("data: "):
                 event = json.loads(line.removeprefix("data: "))
@@ -139,7 +139,7 @@ def with_the_stock_sdk(place: Place, alice: Browser, user_token: str) -> None:
 
 async def whose(place: Place, user_token: str) -> str:
     """The subject of a user's token, verified."""
-    async with httpx2.AsyncClient(timeout=10) as http:
+    async with httpx2.AsyncClient(timeout=30) as http:
         trusted = await Trusted.discover(http, place.company.idp["discovery_url"], client_id=APP, audience=AUDIENCE)
         return (await UserTokens(http, trusted).verify(user_token)).name
 
@@ -168,7 +168,7 @@ def clean_up(place: Place) -> None:
     control.delete_workload_identity(name=AGENT)
     place.world.cli("access-keys", "remove", place.operator.id)
     place.world.cli("issuers", "remove", "company")
-    state = httpx2.get(f"{place.github['url']}/state").json()
+    state = httpx2.get(f"{place.github['url']}/state", timeout=30).json()
     console.print(f"   GitHub gave {state['issued']} tokens; {state['alive']} of them are still good")
     console.print(f"   secrets in the vault: {sum(place.world.secrets_left().values())}")
 

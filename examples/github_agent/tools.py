@@ -30,7 +30,7 @@ async def answer(question: str, token: str) -> str:
         "X-GitHub-Api-Version": "2022-11-28",
         "User-Agent": "developer-agent",
     }
-    async with httpx2.AsyncClient(base_url=os.environ["GITHUB_API"], headers=headers, timeout=10) as github:
+    async with httpx2.AsyncClient(base_url=os.environ["GITHUB_API"], headers=headers, timeout=30) as github:
         words = question.casefold()
         if "issue" in words:
             return await list_issues(github)

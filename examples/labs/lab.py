@@ -80,13 +80,13 @@ class Lab:
 
     def notes_of(self, token: str) -> str:
         """What the vendor's API says to a token."""
-        answer = httpx2.get(self.vendor["me_url"], headers={"Authorization": f"Bearer {token}"})
+        answer = httpx2.get(self.vendor["me_url"], headers={"Authorization": f"Bearer {token}"}, timeout=30)
         about = answer.json() if answer.is_success else {}
         return f"{answer.status_code} {about.get('username') or about.get('client') or ''}".strip()
 
     def weather_with(self, key: str) -> str:
         """What the weather's API says to a key."""
-        answer = httpx2.get(self.weather, headers={"X-Api-Key": key})
+        answer = httpx2.get(self.weather, headers={"X-Api-Key": key}, timeout=30)
         return f"{answer.status_code} {answer.text}"
 
 

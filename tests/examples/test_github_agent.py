@@ -28,7 +28,7 @@ def shown() -> tuple[str, str]:
     """What the example prints, and what it and our server write beside."""
     environment = {**os.environ, "COLUMNS": "160"}
     command = [sys.executable, str(FOLDER / "run.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout, done.stderr
 

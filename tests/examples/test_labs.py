@@ -18,7 +18,7 @@ def said() -> str:
     """What the labs print, in lines that are not broken."""
     environment = {**os.environ, "COLUMNS": "160"}
     command = [sys.executable, str(PROGRAM)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 
