@@ -144,6 +144,7 @@ def _limits(settings: Settings, clock: Clock, broker: Broker) -> limits.Limits:
         who = None
         if principal:
             who = replace(principal, tool_scopes=None, credential_id="", expires_at=None, may_assert_users=False, signed_by="")
+            who = replace(who, subject_token=None)  # it is kept for a while, and a token must not be
         broker.refusals.note(code, edge=edge, source=source, principal=who)
 
     return limits.Limits(
