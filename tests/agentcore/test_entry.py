@@ -319,6 +319,17 @@ async def test_what_another_process_changed_elsewhere_is_noticed_without_a_word(
 # Writes
 
 
+async def test_a_write_of_somebody_remembered_is_done_once_also_where_another_process_changed_something(world: World) -> None:
+    assert (await world.ask("CreateWorkloadIdentity", key="admin", name="made-before")).status == 201
+    async with neighbour(world) as (graph, operator):
+        await world.broker.confirm()
+        await graph.broker.workloads.update(operator, "other", WorkloadSpec(owner="newer"))
+        reply = await world.ask("CreateWorkloadIdentity", key="admin", name="made-after")
+    assert (reply.status, reply.json["name"]) == (201, "made-after")
+    found = [event for event in await world.trail("create_workload_identity") if "made-after" in str(event.detail)]
+    assert [event.outcome for event in found] == ["ok"]
+
+
 async def test_a_signed_write_that_is_sent_again_has_one_effect_and_the_same_answer(world: World) -> None:
     """covers: A62."""
     wat = await world.wat(BOB)
