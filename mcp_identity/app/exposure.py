@@ -25,6 +25,11 @@ NO_CALLERS = (
     "or: mcp-identity access-keys create --role admin"
 )
 
+NO_OPERATORS = (
+    "nobody could use the tools of operators here: no issuer was added with --require-tool-scopes, and only a token of such "
+    "a one can hold identity:admin"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class HttpOptions:

@@ -25,6 +25,7 @@ from mcp_identity.app.door import address_of, is_in, networks_of
 from mcp_identity.app.ending import Ending
 from mcp_identity.app.exposure import (
     NO_CALLERS,
+    NO_OPERATORS,
     HttpOptions,
     base_url,
     door_rules,
@@ -194,6 +195,8 @@ def _room_of(settings: Settings) -> Callable[[str, int], bool]:
 
 async def _require_callers(prepared: app.Prepared, options: HttpOptions, *, loopback: bool) -> None:
     """Refuse to be exposed to nobody's use; on this machine, say so and go on, for a key may be issued later."""
+    if options.admin and not await prepared.graph.broker.callers.may_be_operators():
+        _say(f"note: {NO_OPERATORS}")
     if options.insecure_loopback or await prepared.graph.broker.callers.are_possible():
         return
     if not loopback:

@@ -26,6 +26,11 @@ class Callers:
 
         return await self._services.vault.read(unit)
 
+    async def may_be_operators(self) -> bool:
+        """Whether there is an issuer whose tokens may say that who brings them is an operator: one that is asked for scopes."""
+        found = await self._services.vault.read(lambda records: records.all_issuers())
+        return any(issuer.require_tool_scopes and not issuer.disabled for issuer in found)
+
     async def issuers(self) -> tuple[str, ...]:
         """The identifiers of the issuers whose tokens are believed, sorted; of which tenant each is, is nobody's business.
 

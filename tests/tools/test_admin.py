@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -19,7 +20,7 @@ from tests.fakes.identity_provider import AUDIENCE, FakeIdentityProvider
 from tests.fakes.mcp_client import Json, mcp_client
 from tests.fakes.vendor import CLIENT_ID, Vendor, new_secret
 from tests.http.kit import ask as ask_over_http
-from tests.http.kit import http_client, stateless
+from tests.http.kit import http_client, local_options, server_here, stateless
 from tests.tools.admin_kit import AGENTS, APP, OPERATORS, Desk, running_desk
 
 FIXED = {
@@ -119,6 +120,13 @@ async def test_without_the_toolset_there_are_none(desk: Desk) -> None:
     assert {tool.name for tool in await server.list_tools()} & NEW == set()
 
 
+async def test_a_server_whose_tools_for_operators_nobody_could_use_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with server_here(VaultHome(tmp_path / "home"), local_options("http", admin=True), agents=()):
+        assert "--require-tool-scopes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("proof", [each for each in Proof if each not in (Proof.JWT, Proof.STDIO)])
 @pytest.mark.parametrize("scopes", [None, frozenset({ADMIN})])
 def test_only_a_token_of_its_own_makes_an_operator(proof: Proof, scopes: frozenset[str] | None) -> None:
@@ -144,10 +152,26 @@ async def test_a_token_of_an_issuer_is_an_operators_only_where_scopes_are_asked_
             async with http_client() as http:
                 answer = await ask_over_http(http, desk.server, stateless("tools/list"), bearer)
             found[f"{name} {scope}"] = "create_provider" in answer.text
+        if asked:
+            await _an_operator_is_none_any_more_at_once(desk, idp, name)
         await desk.do("update_workload_identity", name=f"of-{name}", issuer="")
         await desk.do("delete_issuer", name=name)
         await desk.do("delete_workload_identity", name=f"of-{name}")
     assert found == {f"strict {ADMIN}": True, f"strict {READ}": False, f"lax {ADMIN}": False, f"lax {READ}": False}
+
+
+async def _an_operator_is_none_any_more_at_once(desk: Desk, idp: FakeIdentityProvider, name: str) -> None:
+    """One who was remembered a moment ago, and whose agent was stopped meanwhile: nothing is done for them, nothing told."""
+    bearer = {"authorization": f"Bearer {idp.access_token(scopes=ADMIN)}"}
+    call = stateless("tools/call", {"name": "create_workload_identity", "arguments": {"name": "too-late"}})
+    async with http_client() as http:
+        for arguments in ({"name": "in-time"}, {"name": "in-time"}):
+            again = stateless("tools/call", {"name": "get_workload_identity", "arguments": arguments})
+            assert "not_found" in (await ask_over_http(http, desk.server, again, bearer)).text
+        await desk.do("update_workload_identity", name=f"of-{name}", disabled=True)
+        answer = await ask_over_http(http, desk.server, call, bearer)
+    assert answer.status_code == 401 or "unauthenticated" in answer.text
+    assert await desk.refusal("get_workload_identity", name="too-late") == "not_found"
 
 
 async def test_on_stdio_whoever_starts_it_is_the_operator(home: VaultHome) -> None:
