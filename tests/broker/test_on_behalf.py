@@ -166,10 +166,11 @@ async def test_who_waits_for_somebody_whose_token_ends_meanwhile_exchanges_their
         for _ in range(PLACES):
             await turns.enter_async_context(upstreams.turn(provider, provider.server.token_url))
         group.start_soon(_note, exchanging, first, "first", ended)
-        group.start_soon(_note, exchanging, second, "second", ended)
-        while len(exchanging.operator.broker._tokens._under_way) == 0:  # pyright: ignore[reportPrivateUsage]
+        while not exchanging.operator.broker._tokens._under_way:  # pyright: ignore[reportPrivateUsage]
             await anyio.lowlevel.checkpoint()
-        await exchanging.operator.vault.run(lambda records: records.now)
+        group.start_soon(_note, exchanging, second, "second", ended)
+        await anyio.lowlevel.checkpoint()
+        await exchanging.operator.vault.run(lambda records: records.now)  # the second one's question came before
         await anyio.lowlevel.checkpoint()
         exchanging.operator.clock.advance(60)
     assert ended == {"first": "token_expired", "second": "ok"}
