@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import anyio.to_thread
 import pytest
 from sqlalchemy import update
@@ -13,7 +14,7 @@ from mcp_identity.agentcore.routes import OPERATIONS
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.base import table
 from mcp_identity.vault.records.rows import Page
-from tests.agentcore.kit import World, boto, signed
+from tests.agentcore.kit import Reply, World, boto, signed
 
 CONTROL = [operation for operation in OPERATIONS if operation.plane == "control"]
 ARN = "arn:aws:bedrock-agentcore:eu-central-1:000000000000:workload-identity-directory/default/workload-identity/"
@@ -56,6 +57,18 @@ async def test_what_exists_under_a_like_name_is_not_made_twice(world: World) -> 
     assert (await world.ask("CreateWorkloadIdentity", key="admin", name="Twin")).status == 201
     reply = await world.ask("CreateWorkloadIdentity", key="admin", name="twin")
     assert (reply.status, reply.error) == (409, "ConflictException")
+
+
+async def test_of_those_who_make_it_at_once_one_does(world: World) -> None:
+    replies: list[Reply] = []
+
+    async def make(name: str) -> None:
+        replies.append(await world.ask("CreateWorkloadIdentity", key="admin", name=name))
+
+    async with anyio.create_task_group() as tasks:
+        for name in ("at-once", "At-once", "aT-once", "AT-ONCE"):
+            tasks.start_soon(make, name)
+    assert sorted(reply.status for reply in replies) == [201, 409, 409, 409]
 
 
 async def test_the_same_signed_request_makes_one_workload_and_gets_one_answer(world: World) -> None:
