@@ -34,6 +34,10 @@ with warnings.catch_warnings():
     sdk: Any = import_module("bedrock_agentcore.identity")
     runtime: Any = import_module("bedrock_agentcore.runtime")
 CONTROL = "bedrock-agentcore-control"
+GRANTS = {
+    "TOKEN_EXCHANGE": "urn:ietf:params:oauth:grant-type:token-exchange",
+    "JWT_AUTHORIZATION_GRANT": "urn:ietf:params:oauth:grant-type:jwt-bearer",
+}
 
 
 async def in_thread(work: Callable[[], Any]) -> Any:
@@ -261,6 +265,49 @@ async def test_the_decorator_polls_until_the_user_has_consented(agent: Agent, sh
     assert len(links) == 1
     assert links[0].startswith(f"{world.url}/consent/")
     assert len(await world.trail("get_token")) > polls_before
+
+
+@pytest.mark.parametrize("grant_type", ["TOKEN_EXCHANGE", "JWT_AUTHORIZATION_GRANT"])
+async def test_a_users_token_is_exchanged_at_a_provider_that_boto3_made(agent: Agent, grant_type: str) -> None:
+    world = agent.world
+    metadata = {
+        "issuer": world.vendor.url,
+        "authorizationEndpoint": f"{world.vendor.url}/authorization_url",
+        "tokenEndpoint": f"{world.vendor.url}/token_url",
+    }
+    exchange: dict[str, Any] = {"grantType": grant_type}
+    if grant_type == "TOKEN_EXCHANGE":
+        exchange["tokenExchangeGrantTypeConfig"] = {"actorTokenContent": "NONE"}
+    config = {
+        "oauthDiscovery": {"authorizationServerMetadata": metadata},
+        "clientId": "the-client",
+        "clientSecret": world.vendor.client_secret,
+        "onBehalfOfTokenExchangeConfig": exchange,
+    }
+    name = f"exchanged-{grant_type}"
+
+    def create() -> None:
+        boto(world, CONTROL, "admin").create_oauth2_credential_provider(
+            name=name,
+            credentialProviderVendor="CustomOauth2",
+            oauth2ProviderConfigInput={"customOauth2ProviderConfig": config},
+        )
+
+    def work() -> str:
+        @sdk.requires_access_token(
+            provider_name=name, scopes=["read"], auth_flow="ON_BEHALF_OF_TOKEN_EXCHANGE", callback_url=RETURN_URL
+        )
+        def get(*, access_token: str) -> str:
+            return access_token
+
+        return get()
+
+    await in_thread(create)
+    wat = await world.wat(ALICE)  # the user's token goes into it only where a provider has a use for it
+    assert await in_thread(agent.with_wat(wat, work)) in world.vendor.minted
+    sent = world.vendor.received[-1]
+    assert sent["grant_type"] == GRANTS[grant_type]
+    assert sent["subject_token" if grant_type == "TOKEN_EXCHANGE" else "assertion"].count(".") == 2
 
 
 async def test_a_user_who_declines_ends_the_decorators_wait_at_once(agent: Agent) -> None:
