@@ -111,6 +111,8 @@ class Vendor:
         if name and form[name] not in good:
             return _answer(400, {"error": "invalid_grant"})
         tokens: dict[str, Any] = {"access_token": self._mint(), "token_type": "Bearer", "expires_in": self.expires_in}
+        if kind.endswith(":token-exchange"):
+            tokens["issued_token_type"] = "urn:ietf:params:oauth:token-type:access_token"
         if name:
             self._codes.discard(form[name])
             tokens["refresh_token"] = self.refresh_token = self._mint()
