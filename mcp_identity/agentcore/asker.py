@@ -9,7 +9,7 @@ Trusts `inbound/` for who signed and whom a bearer proves. Nothing of a request 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -194,7 +194,7 @@ class Asker:
         """
         self.identity = identity
         self.begun: Call | None = None
-        self._places = ExitStack()
+        self._places: list[AbstractContextManager[bool]] = []
         self._workloads = workloads
         self._verifier = verifier
         self._counting = counting
@@ -321,12 +321,16 @@ class Asker:
         self.begun = Call(principal, action, self._request_id)
         workload = (principal.tenant, principal.workload.id)
         place = self._counting.running.hold((*workload, principal.user_key), workload)
-        self._counting.admit(principal, has_room=self._places.enter_context(place))
+        has_room = place.__enter__()
+        self._places.append(place)
+        self._counting.admit(principal, has_room=has_room)
         return self.begun
 
     def leave(self) -> None:
         """What was begun does not run any more."""
-        self._places.close()
+        for place in self._places:
+            place.__exit__(None, None, None)
+        self._places.clear()
 
 
 def _within(principal: Principal) -> Principal:

@@ -118,16 +118,23 @@ class Proof:
     Attributes:
         signed: The request, where it is signed.
         bearer: Its bearer, where it brings one.
+        digest: Of the bearer.
         hint: Which of several workloads that share their tokens.
-        failing: What a failure is counted by, beside the address.
         source: The address.
     """
 
     signed: SignedRequest | None
     bearer: Secret
+    digest: bytes
     hint: str
-    failing: tuple[Any, ...]
     source: str
+
+    @property
+    def failing(self) -> tuple[Any, ...]:
+        """What a failure is counted by, beside the address: the key as it was named from there, or the bearer."""
+        if self.signed is None:
+            return "bearer", self.digest
+        return "access key", access_key_id_of(self.signed.headers), self.source
 
 
 class Refused(Exception):
@@ -172,14 +179,13 @@ class Gate:
         if not given:
             raise Refused(failure(errors.problem(errors.UNAUTHORIZED, _NOTHING_CAME), challenge=True))
         if len(given) > 1 or given[0].startswith(_ALGORITHM):
-            whole = tuple(headers)
-            signed = SignedRequest(scope["method"], _raw_path(scope), scope["query_string"], whole, body)
-            return Proof(signed, Secret(""), "", ("access key", access_key_id_of(whole), source), source)
+            signed = SignedRequest(scope["method"], _raw_path(scope), scope["query_string"], tuple(headers), body)
+            return Proof(signed, Secret(""), b"", "", source)
         found = _BEARER.fullmatch(given[0].decode("latin-1"))
         if found is None or len(found[1]) > BEARER_BYTES:
             raise Refused(failure(errors.problem(errors.UNAUTHORIZED, _REFUSED), challenge=True))
         hint = next((value.decode("latin-1") for name, value in headers if name == WORKLOAD_HEADER), "")
-        return Proof(None, Secret(found[1]), hint, ("bearer", sha256(found[1].encode()).digest()), source)
+        return Proof(None, Secret(found[1]), sha256(found[1].encode()).digest(), hint, source)
 
     async def identify(self, proof: Proof) -> tuple[Identity, Standing | None]:
         """Who asks, and how far they are to be believed: None for somebody who was verified with this very request.
@@ -225,8 +231,8 @@ class Gate:
 
     def _require_patience(self, proof: Proof) -> None:
         """Stop whoever has failed too often."""
-        failures = self.limits.failures
-        tried = (proof.failing,) if proof.failing in self.known else (proof.failing, ("source", proof.source))
+        failures, failing = self.limits.failures, proof.failing
+        tried = (failing,) if failing in self.known else (failing, ("source", proof.source))
         if any(failures.is_empty(key) for key in tried):
             raise self.too_many(60, None, proof.source)
 
