@@ -20,6 +20,7 @@ import anyio
 
 from mcp_identity.broker.services import Services
 from mcp_identity.domain.errors import Conflict, IdentityError
+from mcp_identity.domain.standing import Outdated
 from mcp_identity.vault.records import Records
 from mcp_identity.vault.records.replay_marks import ReplayMark
 
@@ -83,7 +84,7 @@ class Replays:
             try:
                 try:
                     outcome = await work()
-                except IdentityError:
+                except (IdentityError, Outdated):
                     await forget()
                     raise
                 await self._services.vault.run(lambda records: records.settle_replay_mark(tenant, first.mark_id, outcome))

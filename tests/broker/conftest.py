@@ -13,7 +13,7 @@ from tests.broker.operators import Operator, running_operator
 from tests.fakes.home import put_postgres_vault
 
 STORES = ("sqlite", "postgresql")
-_MORE = {"test_callback", "test_tokens", "test_consents"} if os.environ.get("PROVE") else set[str]()
+_MORE = {"test_callback", "test_tokens", "test_consents", "test_replays"} if os.environ.get("PROVE") else set[str]()
 ON_BOTH = frozenset({"test_administration", "test_refresh", "test_release", *_MORE})
 """What is run on both databases: where replicas meet, and what leaves; with `PROVE=1` more of it."""
 
