@@ -39,7 +39,7 @@ from mcp_identity.domain.api_call import (
 )
 from mcp_identity.domain.api_url import ApiUrl
 from mcp_identity.domain.audit import AuditEvent
-from mcp_identity.domain.credentials import Flow, Grant, Reason, Secret
+from mcp_identity.domain.credentials import Grant, Reason, Secret
 from mcp_identity.domain.errors import AccessDenied, Conflict, IdentityError, InvalidRequest, ProviderMisconfigured, UrlRefused
 from mcp_identity.domain.http import HttpRequest, HttpResponse, Method
 from mcp_identity.domain.provider import CredentialProvider

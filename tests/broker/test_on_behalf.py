@@ -313,6 +313,13 @@ async def test_an_issuer_of_another_tenant_is_none_of_ours(exchanging: World) ->
     forged = replace(stranger, workload=exchanging.workload)
     with raising("access_denied"):
         await exchanging.get(forged)
+    # not even where a provider lists that very issuer
+    provider = await exchanging.operator.broker.directory.get("default", "downstream")
+    assert stranger.subject_token is not None
+    listed = replace(provider, subject_issuers=frozenset({stranger.subject_token.issuer_id}), epoch=provider.epoch + 1)
+    await exchanging.operator.vault.run(lambda records: records.update_provider(listed, Secret(CLIENT_SECRET)))
+    with raising("access_denied"):
+        await exchanging.get(forged)
     assert exchanging.exchanges == 1
 
 
