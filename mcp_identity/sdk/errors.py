@@ -36,7 +36,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "insufficient_scope": "Ask the identity provider for a token with the scopes that the message names.",
         "access_denied": "An operator decides that: `mcp-identity workloads show NAME` says what this agent may do, "
         "`mcp-identity workloads update NAME --allow-provider PROVIDER` changes it.",
-        "unknown_provider": "list_providers() gives the names that there are; `mcp-identity providers add` adds one.",
+        "unknown_provider": "`list_providers` gives the names that there are; `mcp-identity providers add` adds one.",
         "not_found": "Check the name: what is absent and what is another's look the same.",
         "conflict": "Something of this name is there already, or changed meanwhile: look at it, and call again.",
         "invalid_request": "Correct the argument that the message names.",

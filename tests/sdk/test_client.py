@@ -20,6 +20,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from mcp_identity import ConsentRequiredError, CredentialProvider, IdentityClient, IdentityClientError, acting_for
+from mcp_identity.sdk import wire
+from mcp_identity.tools import gate
 from tests.sdk.kit import RETURN_URL, World, arrive
 
 NOBODY = "mid_wk_" + "A" * 43
@@ -282,6 +284,10 @@ async def test_endpoints_act_for_whoever_asks_and_for_nobody_afterwards(client: 
     assert "user_subject" not in await client.call_tool_async("whoami")
 
 
+def test_the_server_reads_the_header_that_names_a_workload() -> None:
+    assert wire.WORKLOAD_HEADER == gate.WORKLOAD_HEADER
+
+
 def test_a_named_workload_must_be_the_bearers_own(world: World) -> None:
     client = world.client(tokens=dict(world.server.keys))
     for agent in ("alice", "mallory"):
@@ -366,6 +372,24 @@ def test_an_address_that_a_bearer_must_not_go_to_is_refused(url: str) -> None:
     with pytest.raises(IdentityClientError) as failed:
         IdentityClient(url)
     assert failed.value.code == "not_configured"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"command": ("mcp-identity", "serve")}, {"workload": "a b"}, {"tokens": {"a b": "mid_wk_x"}}, {"tokens": {"a": "b c"}}],
+)
+def test_what_contradicts_itself_is_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(IdentityClientError) as failed:
+        IdentityClient("http://127.0.0.1:1", **arguments)
+    assert failed.value.code == "invalid_request"
+
+
+def test_settings_that_do_not_stand_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCP_IDENTITY_CALLBACK_PORT", "x")
+    with pytest.raises(IdentityClientError) as failed:
+        IdentityClient("http://127.0.0.1:1", token="mid_wk_x").call_tool("whoami")
+    assert failed.value.code == "not_configured"
+    assert "callback_port" in failed.value.message
 
 
 @pytest.mark.parametrize("url", ["http://localhost:8000", "http://[::1]:8000/mcp", "https://identity.example.com/mcp/"])

@@ -152,6 +152,21 @@ def test_a_certificate_is_believed_by_whom_the_program_says(tmp_path_factory: py
     assert "certificate" in failed.value.message
 
 
+# A server that asks nobody
+
+
+def test_where_nobody_is_asked_a_workload_is_a_label(tmp_path: Path) -> None:
+    home = VaultHome(tmp_path)
+    serving = server_here(home, local_options("http", insecure_loopback=True), agents=())
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(serving) as server,
+        IdentityClient(server.url, workload="helper") as client,
+    ):
+        assert client.call_tool("whoami")["workload"] == "helper"
+        assert client.call_tool("whoami", workload="another")["workload"] == "another"
+
+
 # Clients that nobody closed
 
 

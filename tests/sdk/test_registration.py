@@ -281,3 +281,13 @@ def test_an_agent_of_a_server_registers_nothing_there(world: World) -> None:
         client.store_credential("alice", "maps", "api_key", {"api_key_arn": "env:ACME_KEY"})
     assert failed.value.code == "access_denied"
     assert "--toolset admin" in failed.value.remedy
+
+
+async def test_nor_does_a_coroutine_of_it(world: World) -> None:
+    async with IdentityClient(world.server.url, token=world.server.keys["alice"]) as client:
+        with pytest.raises(IdentityClientError) as failed:
+            await client.store_credential_async("alice", "maps", "api_key", {"api_key_arn": "env:ACME_KEY"})
+        assert failed.value.code == "access_denied"
+        with pytest.raises(IdentityClientError) as failed:
+            await client.configure_authorizer_async("alice", "jwt", {"discovery_url": DISCOVERY})
+        assert failed.value.code == "access_denied"
