@@ -152,7 +152,8 @@ class Entry:
 
         try:
             if operation.writes and identity.signature_hash:
-                return unpacked(await broker.replays.once(asker.tenant, identity.signature_hash, work))
+                signature, call_name = identity.signature_hash, _call_name(request.scope)
+                return unpacked(await broker.replays.once(asker.tenant, signature, work, call_name=call_name))
             if operation.writes:
                 await broker.confirm()
             answer = await self._run(operation, asker, request)
@@ -214,6 +215,11 @@ def _require_role(operation: Operation, asker: Asker) -> None:
             f"{operation.name} is for operators: sign with an access key of role admin "
             "(mcp-identity access-keys create --role admin)"
         )
+
+
+def _call_name(scope: Scope) -> bytes:
+    """What the client calls the call that a request is of; no client signs it, so nothing but patience depends on it."""
+    return next((value for name, value in scope["headers"] if name == b"amz-sdk-invocation-id"), b"")
 
 
 def _given(operation: Operation, request: _Request) -> Any:

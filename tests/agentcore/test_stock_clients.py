@@ -106,6 +106,23 @@ async def test_boto3_speaks_every_operation_that_is_served(world: World) -> None
     assert await in_thread(drive) | NEVER_GRANTED == set(SERVED)
 
 
+async def test_equal_calls_within_a_second_each_have_their_effect(world: World) -> None:
+    """What a test suite does: the same thing is made and removed again and again, as fast as it goes."""
+
+    def drive() -> None:
+        client = boto(world, CONTROL, "admin")
+        for _ in range(3):
+            client.create_workload_identity(name="again-and-again")
+            assert client.get_workload_identity(name="again-and-again")["name"] == "again-and-again"
+            client.delete_workload_identity(name="again-and-again")
+            with pytest.raises(client.exceptions.ResourceNotFoundException):
+                client.get_workload_identity(name="again-and-again")
+
+    await in_thread(drive)
+    made = [event for event in await world.trail("create_workload_identity") if "again-and-again" in event.detail.values()]
+    assert [event.outcome for event in made].count("ok") == 3
+
+
 async def test_boto3_raises_the_modelled_exceptions(world: World) -> None:
     def drive() -> None:
         control, data = boto(world, CONTROL, "admin"), boto(world, "bedrock-agentcore")

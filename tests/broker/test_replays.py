@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from mcp_identity.broker.replays import KEPT, PATIENCE_SECONDS, PURPOSE, Replays
+from mcp_identity.broker.replays import KEPT, LATEST_SECONDS, PATIENCE_SECONDS, PURPOSE, Replays
 from mcp_identity.domain.errors import Conflict, InvalidRequest, VaultCorrupt
 from mcp_identity.vault.records import Records
 from tests.broker.kit import Product, raising
@@ -62,6 +62,20 @@ async def test_the_second_one_gets_the_first_outcome(product: Product, replays: 
     assert await elsewhere(product).once("default", ONE, work) == b"outcome 1"
     assert work.times == 1
     assert await replays.once("default", OTHER, work) == b"outcome 2"
+
+
+async def test_another_call_that_was_signed_alike_is_told_to_be_signed_anew(product: Product, replays: Replays) -> None:
+    """Two calls of one client within a second; much later, it can only be the same request once more."""
+    work = Counting()
+    assert await replays.once("default", ONE, work, call_name=b"call 1") == b"outcome 1"
+    assert await replays.once("default", ONE, work, call_name=b"call 1") == b"outcome 1"
+    product.clock.advance(0.99)
+    with raising("rate_limited") as caught:
+        await replays.once("default", ONE, work, call_name=b"call 2")
+    assert (caught.value.retryable, work.times) == (True, 1)
+    product.clock.advance(LATEST_SECONDS)
+    assert await replays.once("default", ONE, work, call_name=b"call 2") == b"outcome 1"
+    assert work.times == 1
 
 
 async def test_of_two_at_once_one_has_an_effect_and_both_get_its_outcome(product: Product, replays: Replays) -> None:

@@ -26,11 +26,13 @@ class ReplayMark:
     Attributes:
         id: Row id.
         created_at: When it was seen first.
+        detail: What else was known of it then.
         outcome: What it came to; None as long as that is not known.
     """
 
     id: str
     created_at: datetime
+    detail: str
     outcome: bytes | None
 
 
@@ -47,19 +49,28 @@ class ReplayMarkRecords(RecordsBase):
         if row is None or row["expires_at"] <= micros(self.now):
             return None
         created_at = moment(row["created_at"])
-        if row["tenant_id"] != tenant or row["purpose"] != purpose or created_at is None:
+        found, _, detail = row["purpose"].partition(" ")
+        if row["tenant_id"] != tenant or found != purpose or created_at is None:
             raise VaultCorrupt("a replay mark is not what the product wrote")
         outcome = None if row["outcome"] is None else self._open(row["outcome"], _place(row))
-        return ReplayMark(row["id"], created_at, outcome)
+        return ReplayMark(row["id"], created_at, detail, outcome)
 
-    def insert_replay_mark(self, tenant: str, purpose: str, mark_hash: bytes, *, expires_at: datetime) -> str:
-        """Keep that something was seen, whose outcome is not known yet; the row's id. One whose time is over makes way."""
+    def insert_replay_mark(self, tenant: str, purpose: str, mark_hash: bytes, *, expires_at: datetime, detail: str = "") -> str:
+        """Keep that something was seen, whose outcome is not known yet; the row's id. One whose time is over makes way.
+
+        Args:
+            tenant: The tenant.
+            purpose: What kind of thing; a word.
+            mark_hash: Tells it from everything else.
+            expires_at: From then on it may come again.
+            detail: What else is known of it now.
+        """
         self.connection.execute(delete(_MARKS).where(_MARKS.c.mark_hash == mark_hash, _MARKS.c.expires_at <= micros(self.now)))
         mark_id = self.new_id()
         given = {
             "id": mark_id,
             "tenant_id": tenant,
-            "purpose": purpose,
+            "purpose": f"{purpose} {detail}" if detail else purpose,
             "mark_hash": mark_hash,
             "outcome": None,
             "created_at": micros(self.now),
