@@ -133,7 +133,7 @@ CHANGES: dict[str, tuple[Change, Reason | None]] = {
         Reason.MALFORMED,
     ),
     "two signatures": (authorization(b", Signature=", b", Signature=" + b"0" * 64 + b", Signature="), Reason.MALFORMED),
-    "something behind": (lambda r: with_header(r, b"authorization", value_of(r, b"authorization") + b" "), Reason.MALFORMED),
+    "something behind": (lambda r: with_header(r, b"authorization", value_of(r, b"authorization") + b", x"), Reason.MALFORMED),
     "a line break": (authorization(b", Signature", b",\nSignature"), Reason.MALFORMED),
     "unicode digits": (authorization(b"Credential=MID", "Credential=\u041cID".encode()), Reason.MALFORMED),
     "a long authorization": (authorization(b"SignedHeaders=", b"SignedHeaders=" + b"a;" * 3000), Reason.TOO_LONG),
