@@ -94,7 +94,6 @@ class AccessKeys:
         tenant, names = call.principal.tenant, tuple(sorted(set(workloads)))
         access_key_id, secret = new_access_key_id(self._services.entropy), new_access_key_secret(self._services.entropy)
         detail = {
-            "access_key": access_key_id,
             "role": role.value,
             "workloads": clean_text(" ".join(names), NAME_LIMIT),
             "may_assert_users": "yes" if may_assert_users else "no",
@@ -108,7 +107,7 @@ class AccessKeys:
             made = records.insert_access_key(
                 tenant, access_key_id, secret, role=role, workload_ids=find_ids(records), may_assert_users=may_assert_users
             )
-            records.append_audit(event.ending("ok", key=made.id))
+            records.append_audit(event.ending("ok", access_key=access_key_id, key=made.id))
             return made
 
         async def work() -> AccessKeyIssued:
@@ -143,6 +142,6 @@ def _check(role: AccessKeyRole, names: Sequence[str]) -> None:
     if role is AccessKeyRole.ADMIN and names:
         raise InvalidRequest("a key of the role admin stands for every workload of its tenant: name none")
     if role is AccessKeyRole.WORKLOAD and not names:
-        raise InvalidRequest("a key of the role workload stands for workloads: name at least one")
+        raise InvalidRequest("a key of the role workload stands for workloads: name at least one (--workload NAME)")
     if len(names) > MOST_WORKLOADS:
         raise InvalidRequest(f"a key stands for at most {MOST_WORKLOADS} workloads")
