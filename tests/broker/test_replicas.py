@@ -13,14 +13,18 @@ import pytest
 from mcp_identity import app
 from mcp_identity.app.front import PublicFront
 from mcp_identity.broker.answers import HandleIssued, TokenReleased
+from mcp_identity.domain.access_key import AccessKeyRole
 from mcp_identity.domain.consent import Binding
 from mcp_identity.domain.credentials import GrantState, Secret
 from mcp_identity.domain.identity import Principal, Proof, User, UserKind
+from mcp_identity.domain.standing import Outdated, standing
+from mcp_identity.inbound.signers import Signers
 from tests.broker.kit import Product, raising, running_product
 from tests.fakes.authorization_server import FakeAuthorizationServer
 from tests.fakes.clock import FakeClock
 from tests.fakes.home import put_postgres_vault
 from tests.fakes.postgres import Database
+from tests.inbound.signing import HOST, sign
 
 ALICE = User("https://idp.example", "alice", UserKind.OIDC, "alice")
 
@@ -237,3 +241,42 @@ async def test_users_workloads_tenants_and_writers_are_registered_once_however_m
     assert writers == 2
     for product in (fleet.one, fleet.two):
         await product.vault.run(lambda records: records.list_workloads("tenant-agent-0"))
+
+
+async def test_an_access_key_that_one_removed_signs_nothing_at_the_other(fleet: Fleet) -> None:
+    call = fleet.one.broker.call(fleet.one.broker.directory.operator(fleet.one.prepared.graph.user), "create_access_key")
+    issued = await fleet.one.broker.access_keys.create(call, AccessKeyRole.ADMIN)
+    request = sign(key_id=issued.key.access_key_id, secret=issued.secret, at=fleet.one.clock.now())
+    there = Signers(fleet.two.vault, fleet.two.clock, frozenset({HOST}))
+    assert (await there.verify(request)).is_admin
+    await fleet.one.broker.access_keys.remove(call, issued.key.access_key_id)
+    remembered = there.recall(request)
+    if remembered is not None:  # as far as that process has seen, nothing has changed; nothing leaves on that word
+        token = standing.set(remembered[1])
+        try:
+            with pytest.raises(Outdated):
+                await fleet.two.vault.run(lambda _records: None)
+        finally:
+            standing.reset(token)
+    with raising("unauthenticated"):
+        await there.verify(request)
+
+
+async def test_a_signed_write_that_reaches_both_has_one_effect(fleet: Fleet) -> None:
+    done: list[str] = []
+    answers: list[bytes] = []
+
+    async def ask(product: Product, name: str) -> None:
+        async def work() -> bytes:
+            done.append(name)
+            await product.run(lambda _records: None)
+            return name.encode()
+
+        answers.append(await product.broker.replays.once("default", bytes(32), work))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(4):
+            tasks.start_soon(ask, fleet.one, f"one {number}")
+            tasks.start_soon(ask, fleet.two, f"two {number}")
+    assert len(done) == 1
+    assert answers == [done[0].encode()] * 8
