@@ -191,7 +191,10 @@ def _replaced(definition: ProviderDefinition, settings: dict[str, str]) -> dict[
 
 
 def _subject_issuers(definition: ProviderDefinition, block: ClientConfig) -> tuple[str, ...] | None:
-    """Whose users' tokens may be exchanged: where anybody's may, those of every issuer that the tenant trusts now."""
+    """Whose users' tokens may be exchanged: where anybody's may, those of every issuer that the tenant trusts now.
+
+    A list that is there already stays: an operator may have narrowed it, which no block can say.
+    """
     if isinstance(block, CustomConfig):
         return EVERY_ISSUER if block.on_behalf_of_token_exchange_config is not None else ()
     return EVERY_ISSUER if Flow.ON_BEHALF_OF_TOKEN_EXCHANGE in definition.flows else None

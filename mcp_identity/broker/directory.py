@@ -43,7 +43,7 @@ from mcp_identity.vault.records.providers import ProviderList
 
 T = TypeVar("T")
 EVERY_ISSUER = ("*",)
-"""Names each issuer that a tenant has now; one that is added later is not among them."""
+"""Names each issuer that a tenant has now; one that is added later is not among them, and a list that is there stays."""
 
 
 class Directory:
@@ -179,6 +179,8 @@ class Directory:
         if spec.vendor not in (None, before.vendor):
             raise InvalidRequest("the vendor of a provider cannot be changed; add another provider")
         issuers = await self._subject_issuers(before.tenant, spec)
+        if spec.subject_issuers == EVERY_ISSUER and dialect_of(before).on_behalf_of != "no":
+            issuers = before.subject_issuers  # whoever says this has no words for fewer, and somebody may have listed fewer
         after = await configure(self._services.transport, before, definition_of(before), spec, issuers)
         given = await self._secret(call, spec)
         if given is not None or needs_other_secret(before, after):

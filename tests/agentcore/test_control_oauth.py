@@ -18,10 +18,11 @@ from mcp_identity.agentcore import oauth_providers
 from mcp_identity.agentcore.operations import Edge
 from mcp_identity.agentcore.shapes_providers import OAuthProviderCreation
 from mcp_identity.app.front import configured_front
-from mcp_identity.broker.answers import TokenRequest
+from mcp_identity.broker.answers import ProviderSpec, TokenRequest
 from mcp_identity.broker.audit import Call
 from mcp_identity.broker.broker import Broker
 from mcp_identity.broker.catalogue import list_definitions
+from mcp_identity.broker.specifications import IssuerSpec
 from mcp_identity.domain.identity import Principal, Proof, WorkloadIdentity
 from mcp_identity.domain.provider import ProviderDefinition, Release
 from mcp_identity.providers import catalog
@@ -30,7 +31,7 @@ from tests.agentcore.kit import REGION, RETURN_URL, Reply, World, boto, running_
 from tests.broker.operators import ALICE, PUBLIC_URL, Operator
 from tests.fakes.clock import FakeClock
 from tests.fakes.home import put_vault
-from tests.fakes.identity_provider import BOB, FakeIdentityTransport
+from tests.fakes.identity_provider import BOB, FakeIdentityProvider, FakeIdentityTransport
 
 VENDORS = tuple(each for each in list_definitions() if each.agentcore_vendor)
 SECRET = "canary-" + "s" * 24
@@ -371,6 +372,37 @@ async def test_how_users_tokens_are_exchanged_comes_back_as_it_was_said(world: W
     without = await update(world, "exchanging", oauthDiscovery=METADATA)
     assert "onBehalfOf" not in str(without.json)
     assert (await world.broker.directory.get("default", "exchanging")).subject_issuers == frozenset()
+
+
+@pytest.mark.parametrize("vendor", ["CustomOauth2", "MicrosoftOauth2"])
+@pytest.mark.parametrize("narrowed", [("corp",), ()])
+async def test_what_an_operator_narrowed_is_not_widened_by_a_new_secret(
+    world: World, vendor: str, narrowed: tuple[str, ...]
+) -> None:
+    partner = FakeIdentityProvider()
+    if "partner" not in [each.name for each in await world.broker.issuers.list("default")]:
+        async with partner.serve():
+            spec = IssuerSpec(partner.discovery_url, audiences=(partner.audience,), allow_http_loopback=True)
+            await world.broker.issuers.add(world.operator("create_issuer"), "partner", spec)
+    known = {each.name: each.id for each in await world.broker.issuers.list("default")}
+    name = f"narrowed-{vendor}-{len(narrowed)}"
+    custom = {"oauthDiscovery": METADATA, "onBehalfOfTokenExchangeConfig": {"grantType": "TOKEN_EXCHANGE"}}
+    block: dict[str, Any] = custom if vendor == "CustomOauth2" else {}
+    assert (await create(world, name, vendor, **block)).status == 201
+    assert (await world.broker.directory.get("default", name)).subject_issuers == frozenset(known.values())
+    await world.broker.directory.update(world.operator("update_provider"), name, ProviderSpec(subject_issuers=narrowed))
+    config = catalog.by_agentcore_vendor(vendor)
+    assert config is not None
+    changed = await world.ask(
+        "UpdateOauth2CredentialProvider",
+        key="admin",
+        name=name,
+        credentialProviderVendor=vendor,
+        oauth2ProviderConfigInput={config.agentcore_config: {"clientId": "the-client", "clientSecret": f"{SECRET}-2", **block}},
+    )
+    assert changed.status == 200, changed.json
+    kept = (await world.broker.directory.get("default", name)).subject_issuers
+    assert kept == frozenset(known[each] for each in narrowed)
 
 
 @pytest.mark.parametrize(
