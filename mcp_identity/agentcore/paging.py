@@ -11,6 +11,7 @@ import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 from mcp_identity.agentcore.errors import Fields
+from mcp_identity.domain.identity import is_resource_name
 
 _VERSION = 1
 _LONGEST = 2048
@@ -37,7 +38,9 @@ def page_after(operation: str, tenant: str, token: str | None) -> str:
     except (ValueError, RecursionError, binascii.Error):
         read = None
     match read:
-        case [int(version), str(of), str(whose), str(after)] if (version, of, whose) == (_VERSION, operation, tenant):
+        case [int(version), str(of), str(whose), str(after)] if (
+            (version, of, whose) == (_VERSION, operation, tenant) and is_resource_name(after)  # no database takes every text
+        ):
             return after
         case _:
             raise Fields((_FIELD, f"is none that {operation} gave; leave it out to begin anew"))

@@ -150,6 +150,8 @@ async def test_a_page_has_one_to_twenty(world: World, limit: object) -> None:
         "QQ" * 4000,
         next_token("ListApiKeyCredentialProviders", "default", "a"),
         next_token("ListWorkloadIdentities", "acme", "a"),
+        next_token("ListWorkloadIdentities", "default", "\ud800"),
+        next_token("ListWorkloadIdentities", "default", "a\x00b"),
     ],
 )
 async def test_a_page_token_is_good_for_its_own_listing_alone(world: World, token: str) -> None:
