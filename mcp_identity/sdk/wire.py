@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import httpx2
@@ -57,6 +58,8 @@ class Http(httpx2.AsyncClient):
             trust_env=not place.is_local,
             verify=place.ssl_context or True,
         )
+        # Whatever stands in front of the server sets one for one caller; kept, it would go out with the others' bearers.
+        self.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
 
     async def send(
         self,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mcp_identity import IdentityClient, IdentityClientError
+from mcp_identity import IdentityClient, IdentityClientError, acting_for
 
 CANARY = "canary-of-a-strange-server"
 
@@ -25,6 +25,7 @@ class Stranger:
         body: Its answer; None closes the connection without one; a dict is a JSON-RPC answer to the request.
         asked: How often it was asked.
         hold: It answers once this is set.
+        cookies: What came as cookies, with each request; every answer sets one.
     """
 
     url: str
@@ -32,6 +33,7 @@ class Stranger:
     asked: int = 0
     asking: Event = field(default_factory=Event)
     hold: Event | None = None
+    cookies: list[str | None] = field(default_factory=list[str | None])
 
 
 @contextmanager
@@ -44,6 +46,7 @@ def strange_server() -> Generator[Stranger]:
             stranger = strangers[0]
             asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
             stranger.asked += 1
+            stranger.cookies.append(self.headers["cookie"])
             stranger.asking.set()
             if stranger.hold is not None:
                 stranger.hold.wait(20)
@@ -57,6 +60,7 @@ def strange_server() -> Generator[Stranger]:
                 kind = "application/json"
             self.send_response(200)
             self.send_header("Content-Type", kind)
+            self.send_header("Set-Cookie", f"proxy={stranger.asked}; Path=/")
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text.encode())
@@ -152,3 +156,14 @@ def test_a_client_that_is_closed_lets_go_of_who_waits(stranger: Stranger) -> Non
     stranger.hold.set()
     stranger.hold = None
     assert failed == ["closed"]
+
+
+def test_a_cookie_that_one_caller_is_given_goes_out_with_nobody_elses_bearer(
+    stranger: Stranger, client: IdentityClient
+) -> None:
+    stranger.body, stranger.cookies = result(structuredContent={"status": "ok"}), []
+    for bearer in ("alices", "bobs"):
+        with acting_for(bearer):
+            client.call_tool("whoami")
+    assert stranger.cookies
+    assert set(stranger.cookies) == {None}
