@@ -16,43 +16,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mcp_identity.agentcore.arns import DEFAULT_REGION
 from mcp_identity.broker.audit import Call
 from mcp_identity.domain.errors import AccessDenied, InsufficientScope, NotFound, Unauthenticated
-from mcp_identity.domain.identity import Principal, Proof, WorkloadIdentity, command
+from mcp_identity.domain.identity import TOKEN_SCOPE, Principal, Proof, WorkloadIdentity, command
 from mcp_identity.domain.standing import Standing, standing
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from mcp_identity.domain.access_key import Signer
     from mcp_identity.domain.credentials import Secret
-    from mcp_identity.domain.identity import SubjectToken, User
+    from mcp_identity.inbound.authentication import VerifiedUser
 
 EDGE = "agentcore"
-TOKEN_SCOPE, ADMIN_SCOPE = "identity:token", "identity:admin"
 OPERATOR = "operator"
-
-
-class VerifiedUser(Protocol):
-    """A user whose own token was verified."""
-
-    @property
-    def user(self) -> User:
-        """Who it is."""
-        ...
-
-    @property
-    def expires_at(self) -> datetime:
-        """When the token ends."""
-        ...
-
-    @property
-    def tool_scopes(self) -> frozenset[str] | None:
-        """Which tools the token may use; None where its issuer is asked for none."""
-        ...
-
-    @property
-    def subject_token(self) -> SubjectToken | None:
-        """The token itself, to be exchanged elsewhere on that user's behalf."""
-        ...
 
 
 class Verifier(Protocol):
@@ -165,7 +138,7 @@ def identity_of_bearer(principal: Principal) -> Identity:
         AccessDenied: If it is another bearer's kind: a user's own token, or a workload access token.
     """
     # A workload access token keeps the scopes of what it was made from; an operator is nobody by what was derived.
-    if principal.authenticated_by == Proof.JWT and principal.tool_scopes and ADMIN_SCOPE in principal.tool_scopes:
+    if principal.is_operator_by_token:
         operator = replace(principal, workload=WorkloadIdentity("", principal.tenant, OPERATOR))
         return Identity(operator, is_admin=True, workload_ids=frozenset())
     if not principal.is_workload_itself:
@@ -231,7 +204,11 @@ class Asker:
         is_own = own.id and own.name == workload_name
         workload = own if is_own else await self._workloads.find(self.tenant, workload_name)
         if workload is None or not self.may_act_for(workload):
-            raise NotFound("there is no workload identity of this name")
+            ours = command(self.tenant)
+            raise NotFound(
+                "there is no workload identity of this name that this caller stands for; an operator sees which there are, and "
+                f"which of them an access key is for: {ours} workloads list, {ours} access-keys list"
+            )
         return self.call_as(workload, action)
 
     def call_as(self, workload: WorkloadIdentity, action: str) -> Call:
@@ -267,7 +244,9 @@ class Asker:
             try:
                 principal = await self._verifier.authenticate(token, edge=EDGE)
             except Unauthenticated:
-                raise Unauthenticated("the workloadIdentityToken proves nothing here") from None
+                raise Unauthenticated(
+                    "the workloadIdentityToken proves nothing here, or not any more; get a new one with GetWorkloadAccessToken"
+                ) from None
         if principal.authenticated_by != Proof.WORKLOAD_TOKEN:
             raise Unauthenticated("the workloadIdentityToken is no workload access token; get one with GetWorkloadAccessToken")
         if not self.may_act_for(principal.workload):

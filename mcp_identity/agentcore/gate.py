@@ -47,7 +47,7 @@ WORKLOAD_HEADER = b"mcp-identity-workload"
 MOST_KNOWN = 10_000
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
 _ALGORITHM = b"AWS4-"
-_REFUSED = "the bearer proves nothing here"
+_REFUSED = "the bearer proves nothing here: bring a workload key, or a service's own token of an issuer that this server trusts"
 _NOTHING_CAME = (
     "sign the request with an access key (an operator makes one: mcp-identity access-keys create), or bring a bearer: "
     "a workload key, or a service's own token"

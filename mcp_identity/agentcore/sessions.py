@@ -31,7 +31,10 @@ PROVIDE = "You must provide a ResourceOauth2ReturnUrl to proceed with this flow"
 """The service's own words, which people look for."""
 _RETURN_URL = "resourceOauth2ReturnUrl"
 _ENDED = {ConsentState.DENIED.value, ConsentState.FAILED.value, ConsentState.EXPIRED.value}
-_GONE = "there is no such consent session"
+_GONE = (
+    "there is no such consent session of this caller's: pass on what the browser brought to the return URL as session_id, "
+    "within a minute; the sessionUri that is polled with finishes nothing"
+)
 _UNREGISTERED = "this URL is not registered for this workload"
 
 
@@ -75,7 +78,13 @@ async def complete(edge: Edge, asker: Asker, given: Completion) -> None:
         user = (await asker.verify_user_token(call.principal, token)).user
     else:
         user = asserted_user(asker.tenant, user_id or "")
-    _require_completed(await edge.broker.complete_consent(call, given.session_uri, user))
+    try:
+        status = await edge.broker.complete_consent(call, given.session_uri, user)
+    except ConsentNotFound as error:
+        gone = ConsentNotFound(_GONE)
+        gone.audited = error.audited
+        raise gone from None
+    _require_completed(status)
 
 
 def asserted_user(tenant: str, user_id: str) -> User:

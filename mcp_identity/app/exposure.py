@@ -26,8 +26,8 @@ NO_CALLERS = (
 )
 
 NO_OPERATORS = (
-    "nobody could use the tools of operators here: no issuer was added with --require-tool-scopes, and only a token of such "
-    "a one can hold identity:admin"
+    "nobody could use the tools of operators here: only a token of an issuer that is asked for scopes can hold identity:admin. "
+    "Add one: mcp-identity issuers add NAME --discovery-url URL --require-tool-scopes"
 )
 
 

@@ -28,6 +28,8 @@ RESOURCE_NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
 RESOURCE_NAME_RULE = (
     "a name is 1 to 255 of a-z, A-Z, 0-9, dot, dash and underscore, and begins with a letter, a digit or an underscore"
 )
+READ_SCOPE, TOKEN_SCOPE, ADMIN_SCOPE = "identity:read", "identity:token", "identity:admin"
+"""What a caller's token is asked for, where its issuer was added with required tool scopes."""
 RESERVED_PREFIX = "urn:mcp-identity:"
 """No identity provider may call itself so: users whom we vouch for are filed below it."""
 
@@ -173,6 +175,11 @@ class Principal:
     def is_workload_itself(self) -> bool:
         """Whether the workload came for nobody but itself, by a proof of its own: its key, or its service's token."""
         return self.verified and self.user is None and self.authenticated_by in (Proof.WORKLOAD_KEY, Proof.JWT)
+
+    @property
+    def is_operator_by_token(self) -> bool:
+        """Whether a token of its own says so, of an issuer that is asked for scopes; nothing that was derived from one does."""
+        return self.authenticated_by == Proof.JWT and self.tool_scopes is not None and ADMIN_SCOPE in self.tool_scopes
 
     @property
     def may_name_users(self) -> bool:

@@ -14,14 +14,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from mcp_identity.domain.identity import Proof
+from mcp_identity.domain.identity import ADMIN_SCOPE, READ_SCOPE, TOKEN_SCOPE, Proof
 
 if TYPE_CHECKING:
     from mcp_identity.domain.identity import Principal
 
-READ: Final = "identity:read"
-TOKEN: Final = "identity:token"  # noqa: S105 - the name of a scope
-ADMIN: Final = "identity:admin"
+READ: Final = READ_SCOPE
+TOKEN: Final = TOKEN_SCOPE
+ADMIN: Final = ADMIN_SCOPE
 
 TOOL_SCOPES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -70,9 +70,7 @@ def is_allowed(principal: Principal, name: str) -> bool:
 
 def administers(principal: Principal) -> bool:
     """Whether a principal is an operator; nobody is by default."""
-    if principal.authenticated_by == Proof.JWT:
-        return principal.tool_scopes is not None and ADMIN in principal.tool_scopes
-    return principal.authenticated_by == Proof.STDIO
+    return principal.is_operator_by_token or principal.authenticated_by == Proof.STDIO
 
 
 def is_of_use(principal: Principal, name: str) -> bool:
