@@ -25,12 +25,12 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-import boto3
 import httpx2
 import uvicorn
 from agent_backend import APP, serving
 from browser import Browser, Page
 from runtime_shim import Application, Company, Identity, Runtime, UserTokens
+from stock import CONTROL, AccessKey
 from world import HERE, World, console, free_port, new_secret, notes_client, started, step
 
 AGENT = "assistant"
@@ -60,17 +60,9 @@ class Place:
         return f"{self.origin}/connected"
 
 
-def set_up(place: Place, secret: str) -> tuple[str, dict[str, Any]]:
+def set_up(place: Place, secret: str) -> tuple[str, AccessKey]:
     """What an operator does once; the redirect URI to register at the vendor, and the agent's access key."""
-    cli, region = place.world.cli, "us-east-1"
-    admin = json.loads(cli("access-keys", "create", "--role", "admin", "--json"))
-    control = boto3.client(
-        "bedrock-agentcore-control",
-        endpoint_url=place.identity,
-        region_name=region,
-        aws_access_key_id=admin["access_key_id"],
-        aws_secret_access_key=admin["secret_access_key"],
-    )
+    control = AccessKey.create(place.world, place.identity, "--role", "admin").client(CONTROL)
     control.create_workload_identity(name=AGENT, allowedResourceOauth2ReturnUrls=[place.return_url])
     metadata = {
         "issuer": place.vendor,
@@ -86,24 +78,14 @@ def set_up(place: Place, secret: str) -> tuple[str, dict[str, Any]]:
         },
     )
     # AgentCore has no word for whose tokens speak for an agent; without this, nobody's do.
-    cli("workloads", "update", AGENT, "--issuer", "company", "--allowed-client", APP)
-    key = json.loads(cli("access-keys", "create", "--role", "workload", "--workload", AGENT, "--json"))
-    return made["callbackUrl"], key
+    place.world.cli("workloads", "update", AGENT, "--issuer", "company", "--allowed-client", APP)
+    return made["callbackUrl"], AccessKey.create(place.world, place.identity, "--role", "workload", "--workload", AGENT)
 
 
 @contextlib.contextmanager
-def running_agent(place: Place, key: dict[str, Any]) -> Generator[str]:
+def running_agent(place: Place, key: AccessKey) -> Generator[str]:
     """Run the agent as a runtime would: all that it knows of us is in its environment. Where it is."""
-    environment = {
-        **{name: value for name, value in place.world.environment.items() if not name.startswith("MCP_IDENTITY_")},
-        "BEDROCK_AGENTCORE_CP_ENDPOINT": place.identity,
-        "BEDROCK_AGENTCORE_DP_ENDPOINT": place.identity,
-        "AWS_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": key["access_key_id"],
-        "AWS_SECRET_ACCESS_KEY": key["secret_access_key"],
-        "NOTES_URL": f"{place.vendor}/api/me",
-        "POLL_SECONDS": POLL_SECONDS,
-    }
+    environment = {**key.environment(place.world), "NOTES_URL": f"{place.vendor}/api/me", "POLL_SECONDS": POLL_SECONDS}
     command = [sys.executable, str(HERE / "runtime_shim" / "agent.py"), "--stop-when-input-ends"]
     log = (place.world.folder / "agent.log").open("wb")
     with log, subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as agent:
@@ -113,13 +95,12 @@ def running_agent(place: Place, key: dict[str, Any]) -> Generator[str]:
             agent.terminate()
 
 
-async def serve(place: Place, idp: dict[str, Any], key: dict[str, Any], agent: str, *, headless: bool) -> None:
+async def serve(place: Place, idp: dict[str, Any], key: AccessKey, agent: str, *, headless: bool) -> None:
     """Run the application and the runtime, for as long as somebody asks."""
     async with httpx2.AsyncClient(timeout=30) as http, httpx2.AsyncClient(base_url=agent, timeout=None) as to_agent:
         company = await Company.discover(http, idp["discovery_url"], client_id=APP, audience="mcp-identity")
         users = UserTokens(http, company)
-        access = {"access_key_id": key["access_key_id"], "secret_access_key": key["secret_access_key"]}
-        identity = Identity(place.identity, AGENT, **access)
+        identity = Identity(place.identity, AGENT, access_key_id=key.id, secret_access_key=key.secret)
         runtime = Runtime(users=users, identity=identity, agent=to_agent, return_url=place.return_url)
         application = Application(
             origin=place.origin,
