@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mcp_identity.agentcore.answers import Released
-from mcp_identity.agentcore.shapes import OneOf, ProviderName, ReturnUrl, Shape, WorkloadName, sensitive, text
+from mcp_identity.agentcore.shapes import OneOf, ProviderName, ReturnUrl, Scope, Shape, WorkloadName, sensitive, text
 from mcp_identity.domain.credentials import Secret
 
 _JWT = "[A-Za-z0-9_=-]+.[A-Za-z0-9_=-]+.[A-Za-z0-9_=-]+"
@@ -19,7 +19,6 @@ WorkloadToken = Annotated[Secret, sensitive(_TOKEN_LENGTH, 1)]
 UserToken = Annotated[Secret, sensitive(_TOKEN_LENGTH, 1, _JWT)]
 UserId = Annotated[str, text(1, 128)]
 SessionUri = Annotated[str, text(1, 1024, "urn:ietf:params:oauth:request_uri:[a-zA-Z0-9._~-]+")]
-Scope = Annotated[str, text(1, 128)]
 Target = Annotated[str, text(1, 2048)]
 ParameterName = Annotated[str, text(1, 256, r"[a-zA-Z0-9\-_.]+")]
 ParameterValue = Annotated[str, text(1, 2048)]
