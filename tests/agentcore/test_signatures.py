@@ -80,7 +80,7 @@ async def test_of_two_hundred_bad_ones_none_does(world: World) -> None:
                 continue
         for name, (request, _) in other_requests().items():
             tasks.start_soon(try_, name, request)
-        for seconds in (-3600, -301, 302, 3600):
+        for seconds in (-3600, -301, 400, 3600):  # one from the future gets less so while it waits
             late = signed_here(world, f"late{seconds}", at=datetime.now(UTC) + timedelta(seconds=seconds))
             tasks.start_soon(try_, f"{seconds} seconds away", late)
     assert wrong == []
