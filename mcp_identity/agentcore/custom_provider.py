@@ -50,6 +50,8 @@ _UNSAID: Final = {
     "assertion_key_id": "",
 }
 """The settings that a block decides, as they are where it says nothing of them."""
+_BESIDE: Final = {"revocation_url": "", "jwks_url": ""}
+"""Further places of an authorization server, which no block can name."""
 _PRIVATE: Final = {
     "private_endpoint": "privateEndpoint",
     "private_endpoint_overrides": "privateEndpointOverrides",
@@ -80,6 +82,22 @@ def custom_settings(prefix: str, block: CustomConfig) -> dict[str, str]:
         **_exchange(f"{prefix}.{_EXCHANGE}", block.on_behalf_of_token_exchange_config),
         **_assertions(f"{prefix}.{_KEY}", block.private_key_jwt_config),
     }
+
+
+def forgotten_settings(before: CredentialProvider, block: CustomConfig) -> dict[str, str]:
+    """The settings that go with the authorization server before, where a block names another one.
+
+    What was said of that one's further places stays with it: else it would be sent the tokens of the new one, and our secret
+    there, to be revoked; and its keys would vouch for the new one's users.
+    """
+    given, server = block.oauth_discovery, before.server
+    metadata = given.authorization_server_metadata
+    if metadata is None:
+        stays = given.discovery_url == before.settings.get("discovery_url")
+    else:
+        named = metadata.issuer, metadata.authorization_endpoint, metadata.token_endpoint
+        stays = named == (server.issuer or metadata.issuer, server.authorization_url, server.token_url)
+    return {} if stays else dict(_BESIDE)
 
 
 def custom_authentication(prefix: str, block: CustomConfig) -> str | None:

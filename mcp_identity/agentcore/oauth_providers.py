@@ -10,7 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mcp_identity.agentcore.arns import Kind, arn
-from mcp_identity.agentcore.custom_provider import custom_authentication, custom_output, custom_settings, discovery_of
+from mcp_identity.agentcore.custom_provider import (
+    custom_authentication,
+    custom_output,
+    custom_settings,
+    discovery_of,
+    forgotten_settings,
+)
 from mcp_identity.agentcore.errors import Fields
 from mcp_identity.agentcore.given_secrets import GivenSecret, Names, given_secret, told_secret
 from mcp_identity.agentcore.operations import control
@@ -88,9 +94,13 @@ async def update(edge: Edge, asker: Asker, given: OAuthProviderUpdate) -> OAuthP
     secret = _secret(name, block)
     if not block.client_id:
         raise Fields((f"{_INPUT}.{name}.clientId", "is required"))
+    settings = _replaced(definition, _settings(definition, name, block))
+    before = await edge.broker.directory.find(asker.tenant, given.name)
+    if before is not None and isinstance(block, CustomConfig):
+        settings |= forgotten_settings(before, block)
     spec = ProviderSpec(
         vendor=definition.name,
-        settings=_replaced(definition, _settings(definition, name, block)),
+        settings=settings,
         client_id=block.client_id,
         client_authentication=_authentication(name, block),
         secret=secret.value,

@@ -23,6 +23,7 @@ from mcp_identity.broker.audit import Call
 from mcp_identity.broker.broker import Broker
 from mcp_identity.broker.catalogue import list_definitions
 from mcp_identity.broker.specifications import IssuerSpec
+from mcp_identity.domain.credentials import Secret
 from mcp_identity.domain.identity import Principal, Proof, WorkloadIdentity
 from mcp_identity.domain.provider import ProviderDefinition, Release
 from mcp_identity.providers import catalog
@@ -372,6 +373,23 @@ async def test_how_users_tokens_are_exchanged_comes_back_as_it_was_said(world: W
     without = await update(world, "exchanging", oauthDiscovery=METADATA)
     assert "onBehalfOf" not in str(without.json)
     assert (await world.broker.directory.get("default", "exchanging")).subject_issuers == frozenset()
+
+
+async def test_an_authorization_server_that_was_left_is_sent_nothing_of_the_next_one(world: World) -> None:
+    left = "https://left.example.com"
+    endpoints = {"authorization_url": f"{left}/authorize", "token_url": f"{left}/token"}
+    beside = {"revocation_url": f"{left}/revoke", "jwks_url": f"{left}/keys"}
+    spec = ProviderSpec("custom", {"issuer": left, **endpoints, **beside}, "the-client", secret=Secret(SECRET))
+    await world.broker.directory.add(world.operator("create_provider"), "moved-away", spec)
+    metadata = {"issuer": left, "authorizationEndpoint": f"{left}/authorize", "tokenEndpoint": f"{left}/token"}
+    stays = await update(world, "moved-away", oauthDiscovery={"authorizationServerMetadata": metadata})
+    assert stays.status == 200, stays.json
+    server = (await world.broker.directory.get("default", "moved-away")).server
+    assert (server.revocation_url, server.jwks_url) == tuple(beside.values())
+    gone = await update(world, "moved-away", oauthDiscovery=METADATA, clientSecret=f"{SECRET}-2")
+    assert gone.status == 200, gone.json
+    server = (await world.broker.directory.get("default", "moved-away")).server
+    assert (server.token_url, server.revocation_url, server.jwks_url) == (OWN["tokenEndpoint"], "", "")
 
 
 @pytest.mark.parametrize("vendor", ["CustomOauth2", "MicrosoftOauth2"])
