@@ -86,10 +86,8 @@ def create(
             return
         typer.echo(f"Registered {name}.")
         if not workload.authorizer.is_decisive:
-            say(
-                "No token speaks for it and it has no key, so nobody can call as it over HTTP yet. Issue a key for MCP, or one to sign"
-            )
-            say("requests with, as AWS's clients do:")
+            say("No token speaks for it and it has no key, so nobody can call as it over HTTP yet. Issue a key for MCP,")
+            say("or one to sign requests with, as AWS's clients do:")
             say(f"  {command(workload.tenant)} workloads issue-key {name}")
             say(f"  {command(workload.tenant)} access-keys create --role workload --workload {name}")
 
