@@ -49,7 +49,12 @@ async def test_a_stock_client_makes_shows_changes_lists_and_removes_a_workload(w
             client.get_workload_identity(name="Stock_Agent.1")
 
     await anyio.to_thread.run_sync(drive)
-    assert [event.edge for event in await world.trail("delete_workload_identity")] == ["agentcore"]
+    removed = [
+        event
+        for event in await world.trail("delete_workload_identity")
+        if event.detail.get("workload_identity") == "Stock_Agent.1"
+    ]
+    assert [(event.edge, event.outcome) for event in removed] == [("agentcore", "ok")]
     assert all(event.workload == "operator" for event in await world.trail("get_workload_identity"))
 
 
