@@ -80,7 +80,7 @@ def _summary(definition: ProviderDefinition) -> dict[str, object]:
 def _explain(setting: Setting) -> str:
     parts = [setting.description]
     if setting.choices:
-        parts.append(f"one of {', '.join(setting.choices)}")
+        parts.append(f"one of {', '.join(choice for choice in setting.choices if choice)}")
     elif setting.example:
         parts.append(f"e.g. {setting.example}")
     parts.append("required" if setting.default is None else f"default {setting.default}" if setting.default else "optional")

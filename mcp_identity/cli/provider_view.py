@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import typer
 
@@ -27,6 +28,13 @@ async def describe(graph: Graph, provider: CredentialProvider) -> dict[str, Valu
         redirect_uri = directory.redirect_uri(provider) if Flow.USER_FEDERATION in provider.flows else None
     except ProviderMisconfigured as error:
         notes, redirect_uri = [error.message], None
+    if redirect_uri and not graph.settings.public_url:
+        notes.insert(
+            0,
+            "That is for consents on this machine, of stdio and connect. serve --transport http has an address of its own: for "
+            f"agents that come there, register e.g. http://127.0.0.1:8000{urlsplit(redirect_uri).path}, or set "
+            "MCP_IDENTITY_PUBLIC_URL for both commands.",
+        )
     return {
         "name": provider.name,
         "vendor": provider.vendor,

@@ -19,7 +19,8 @@ stdio: an MCP host starts this by itself; `mcp-identity clients install claude-d
 Only JSON-RPC goes to stdout; everything else goes to stderr.
 
 http and sse: every caller brings `Authorization: Bearer`, on this machine too: a token of an issuer that you added, or a
-workload key. Beyond 127.0.0.1 set MCP_IDENTITY_PUBLIC_URL, and a certificate or a proxy; see docs/reverse-proxy.md.
+workload key; boto3, the AWS CLI and the SDK of AgentCore sign with an access key instead (docs/agentcore.md).
+Beyond 127.0.0.1 set MCP_IDENTITY_PUBLIC_URL, and a certificate or a proxy; see docs/reverse-proxy.md.
 
 examples:
   mcp-identity serve

@@ -154,7 +154,7 @@ def _value(field: str, setting: Setting, value: str | None) -> str:
     hint = f"{setting.description}{f', e.g. {example}' if example else ''}"
     value = setting.default if value is None else value
     if value is None:
-        raise InvalidRequest(f"the setting {field!r} is required: {hint}")
+        raise InvalidRequest(f"the setting {field!r} is required (--set {field}=VALUE): {hint}")
     if value == setting.default:
         return value
     # An empty pattern allows nothing: a setting without choices says what it takes.
