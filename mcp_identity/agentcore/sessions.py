@@ -122,10 +122,13 @@ def _one(name: str, given: list[str] | None) -> str:
 def _nowhere_to_return(principal: Principal, why: str) -> Fields:
     """That a browser has no registered place to come back to, in the words of the service, and what to do."""
     workload, registered = principal.workload, bool(principal.workload.return_urls)
-    how = (
-        f"register it: {command(principal.tenant)} workloads update {workload.name} --return-url URL, or "
-        "UpdateWorkloadIdentity with allowedResourceOauth2ReturnUrls"
-    )
+    if why == _UNREGISTERED:
+        how = (
+            f"register it: {command(principal.tenant)} workloads update {workload.name} --return-url URL, or "
+            "UpdateWorkloadIdentity with allowedResourceOauth2ReturnUrls"
+        )
+    else:  # which says how to register, in the words of our own tools
+        how = "here that is resourceOauth2ReturnUrl, the SDK's callback_url"
     what = PROVIDE if registered and why != _UNREGISTERED else REGISTER
     return Fields((_RETURN_URL, why), message=f"{what} ({why}; {how})")
 
