@@ -35,7 +35,10 @@ def client(world: World) -> IdentityClient:
 
 @pytest.fixture
 def user(client: IdentityClient, request: pytest.FixtureRequest) -> Generator[str]:
-    """A user whom nobody else has, for whom the test acts; the user's id."""
+    """A user whom nobody else has, for whom the test acts; the user's id.
+
+    A test that is a coroutine says so itself: its context may be older than this.
+    """
     name = re.sub(r"\W", "-", request.node.name)[:100]
     with acting_for(client.get_workload_access_token(user_id=name)):
         yield name
@@ -115,8 +118,9 @@ async def test_a_link_may_be_shown_by_a_coroutine(world: World, client: Identity
     async def show(link: str) -> None:
         await anyio.to_thread.run_sync(world.agree(client, user), link)
 
-    token = await client.get_token_async("notes", callback_url=RETURN_URL, on_auth_url=show)
-    again = await client.get_token_async("notes", callback_url=RETURN_URL)
+    with acting_for(await client.get_workload_access_token_async(user_id=user)):
+        token = await client.get_token_async("notes", callback_url=RETURN_URL, on_auth_url=show)
+        again = await client.get_token_async("notes", callback_url=RETURN_URL)
     assert token.access_token == again.access_token
 
 
@@ -139,11 +143,11 @@ async def test_who_cannot_show_a_link_fails_with_their_own_error(client: Identit
     async def show(link: str) -> None:
         raise NoScreenError(len(link))
 
-    assert user
-    with pytest.raises(NoScreenError):
-        await client.get_token_async("notes", callback_url=RETURN_URL, on_auth_url=show)
-    with pytest.raises(NoScreenError):
-        client.get_token("notes", callback_url=RETURN_URL, on_auth_url=show)
+    with acting_for(await client.get_workload_access_token_async(user_id=user)):
+        with pytest.raises(NoScreenError):
+            await client.get_token_async("notes", callback_url=RETURN_URL, on_auth_url=show)
+        with pytest.raises(NoScreenError):
+            client.get_token("notes", callback_url=RETURN_URL, on_auth_url=show)
 
 
 def test_a_user_who_says_no_ends_the_wait_at_once(world: World, client: IdentityClient, user: str) -> None:
@@ -398,16 +402,16 @@ def test_an_address_that_a_bearer_may_go_to_is_taken(url: str) -> None:
 
 
 async def test_what_nobody_waits_for_any_more_ends(world: World, client: IdentityClient, user: str) -> None:
-    assert user
-    shown = anyio.Event()
-    async with anyio.create_task_group() as tasks:
+    shown, wat = anyio.Event(), await client.get_workload_access_token_async(user_id=user)
+    with acting_for(wat):
+        async with anyio.create_task_group() as tasks:
 
-        async def get() -> None:
-            await client.get_token_async("notes", callback_url=RETURN_URL, on_auth_url=lambda _: shown.set())
+            async def get() -> None:
+                await client.get_token_async("notes", callback_url=RETURN_URL, on_auth_url=lambda _: shown.set())
 
-        tasks.start_soon(get)
-        await shown.wait()
-        tasks.cancel_scope.cancel()
+            tasks.start_soon(get)
+            await shown.wait()
+            tasks.cancel_scope.cancel()
     assert await client.get_api_key_async("weather") == world.home.api_key
 
 

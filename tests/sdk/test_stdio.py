@@ -52,12 +52,15 @@ def own_servers() -> list[psutil.Process]:
     return [each for each in psutil.Process().children() if "mcp_identity" in each.cmdline() and "serve" in each.cmdline()]
 
 
-def test_one_server_is_started_and_kept(client: IdentityClient, home: VaultHome) -> None:
-    assert client.get_api_key("weather") == home.api_key
-    me = client.call_tool("whoami")
-    assert (me["workload"], me["authenticated_by"]) == ("helper", "stdio")
-    assert CredentialProvider("weather", client=client).get_api_key() == home.api_key
-    assert len(own_servers()) == 1
+def test_one_server_is_started_and_kept(home: VaultHome) -> None:
+    before = len(own_servers())
+    with IdentityClient() as client:
+        assert client.get_api_key("weather") == home.api_key
+        me = client.call_tool("whoami")
+        assert (me["workload"], me["authenticated_by"]) == ("helper", "stdio")
+        assert CredentialProvider("weather", client=client).get_api_key() == home.api_key
+        assert len(own_servers()) == before + 1
+    assert len(own_servers()) == before
 
 
 def test_a_person_agrees_in_a_browser(client: IdentityClient, vendor: Vendor) -> None:
@@ -71,15 +74,19 @@ def test_a_person_agrees_in_a_browser(client: IdentityClient, vendor: Vendor) ->
 
 
 async def test_coroutines_use_the_same_server(client: IdentityClient, home: VaultHome) -> None:
+    assert client.get_api_key("weather") == home.api_key
+    servers = own_servers()
     assert await client.get_api_key_async("weather") == home.api_key
-    assert len(own_servers()) == 1
+    assert own_servers() == servers
 
 
 def test_a_named_workload_has_a_server_of_its_own(client: IdentityClient, home: VaultHome) -> None:
+    assert client.get_api_key("weather") == home.api_key
+    before = own_servers()
     assert client.call_tool("whoami", workload="another")["workload"] == "another"
     assert client.get_api_key("weather", workload="another") == home.api_key
     assert client.get_api_key("weather") == home.api_key
-    assert len(own_servers()) == 2  # one for each
+    assert len(own_servers()) == len(before) + 1
 
 
 def test_the_tools_of_operators_are_in_a_server_that_is_started_for_them(client: IdentityClient) -> None:
