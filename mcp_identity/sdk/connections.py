@@ -56,12 +56,19 @@ log = logging.getLogger(__name__)
 Opening = Callable[[], AbstractAsyncContextManager[ClientSession]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Kept:
-    """A connection that stands, and the scope whose end closes it."""
+    """A connection that stands, and the scope whose end closes it.
+
+    Attributes:
+        calls: How many are under way on it.
+        is_left: No further one begins on it.
+    """
 
     session: ClientSession
     scope: anyio.CancelScope
+    calls: int = 0
+    is_left: bool = False
 
 
 class Line:
@@ -87,6 +94,7 @@ class Line:
             sending.is_lost = sending.is_unsent = True
             return failure(UNREACHABLE, f"the server cannot be started ({type(error).__name__})", retryable=True)
         before = SENDING.set(sending)
+        kept.calls += 1
         try:
             result = await kept.session.send_request(
                 CallToolRequest(params=CallToolRequestParams(name=ask.tool, arguments=dict(ask.arguments))),
@@ -97,13 +105,16 @@ class Line:
             if sending.failure is not None:
                 return sending.failure
             if error.code == CONNECTION_CLOSED:
-                self._drop(kept)
+                self._leave(kept)
                 sending.is_lost = True
             return _failure_of(ask, error)
         except ValidationError as error:
             return failure(BAD_ANSWER, f"the server's answer is none ({type(error).__name__})")
         finally:
             SENDING.reset(before)
+            kept.calls -= 1
+            if kept.is_left and not kept.calls:
+                kept.scope.cancel()
         said: Any = result.structured_content
         if isinstance(said, dict) and isinstance(said.get("status"), str):  # pyright: ignore[reportUnknownMemberType] - it is whatever came
             return cast("dict[str, Any]", said)
@@ -133,9 +144,9 @@ class Line:
             if kept is not None and self._kept is kept:
                 self._kept = None
 
-    def _drop(self, kept: _Kept) -> None:
-        """Let go of a connection that is lost."""
-        kept.scope.cancel()
+    def _leave(self, kept: _Kept) -> None:
+        """Begin nothing more on a connection that is lost, or on which an answer broke off: others may still get theirs."""
+        kept.is_left = True
         if self._kept is kept:
             self._kept = None
 

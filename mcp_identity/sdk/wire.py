@@ -77,18 +77,17 @@ class Http(httpx2.AsyncClient):
             request.headers[WORKLOAD_HEADER] = sending.who.workload
         try:
             response = await super().send(request, stream=stream, auth=auth, follow_redirects=follow_redirects)
-            if response.is_error or response.headers.get("content-type", "").startswith(_JSON):
+            if not response.is_success or response.headers.get("content-type", "").startswith(_JSON):
                 await response.aread()
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             note_lost(sending, error)
             return httpx2.Response(503, request=request)
-        if response.status_code >= 300:  # noqa: PLR2004 - below are HTTP's successes
-            sending.failure = failure_of(response)
+        sending.failure = None if response.is_success else failure_of(response)
         return response
 
 
-def note_lost(sending: Sending, error: httpx2.TransportError) -> None:
-    """Keep what became of a request that got no answer."""
+def note_lost(sending: Sending, error: httpx2.RequestError) -> None:
+    """Keep what became of a request that got no answer, or none that can be read."""
     sending.is_lost = True
     sending.is_unsent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
     if isinstance(error, httpx2.ReadTimeout | httpx2.WriteTimeout):

@@ -25,6 +25,7 @@ class Stranger:
         body: Its answer; None closes the connection without one; a dict is a JSON-RPC answer to the request.
         asked: How often it was asked.
         hold: It answers once this is set.
+        status: Another one than 200 sends the client elsewhere.
         cookies: What came as cookies, with each request; every answer sets one.
     """
 
@@ -33,6 +34,7 @@ class Stranger:
     asked: int = 0
     asking: Event = field(default_factory=Event)
     hold: Event | None = None
+    status: int = 200
     cookies: list[str | None] = field(default_factory=list[str | None])
 
 
@@ -47,17 +49,26 @@ def strange_server() -> Generator[Stranger]:
             asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
             stranger.asked += 1
             stranger.cookies.append(self.headers["cookie"])
+            hold = stranger.hold
             stranger.asking.set()
-            if stranger.hold is not None:
-                stranger.hold.wait(20)
+            if hold is not None:
+                hold.wait(20)
             if stranger.body is None:
                 self.close_connection = True
+                return
+            if stranger.status != 200:
+                self.send_response(stranger.status)
+                self.send_header("Location", "https://login.example.com/")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             kind, text = "text/html", stranger.body
             if not isinstance(text, str):
                 kind, text = "application/json", json.dumps({"jsonrpc": "2.0", "id": asked["id"], **text})
             elif text.startswith("{"):
                 kind = "application/json"
+            elif text.startswith("data:"):
+                kind = "text/event-stream"
             self.send_response(200)
             self.send_header("Content-Type", kind)
             self.send_header("Set-Cookie", f"proxy={stranger.asked}; Path=/")
@@ -167,3 +178,32 @@ def test_a_cookie_that_one_caller_is_given_goes_out_with_nobody_elses_bearer(
             client.call_tool("whoami")
     assert stranger.cookies
     assert set(stranger.cookies) == {None}
+
+
+@pytest.mark.parametrize(("status", "body"), [(307, ""), (302, ""), (200, "data: {"), (200, "data: {}\n\n")])
+def test_what_goes_wrong_for_one_caller_ends_nobody_elses_call(
+    stranger: Stranger, client: IdentityClient, status: int, body: str
+) -> None:
+    found: list[Any] = []
+
+    def complete() -> None:
+        with acting_for("alices"):
+            found.append(client.call_tool("complete_consent", {"session_uri": "x"}))
+
+    release = Event()
+    stranger.hold, stranger.body = release, result(structuredContent={"status": "ok"})
+    stranger.asking.clear()
+    alice = Thread(target=complete)
+    alice.start()
+    try:
+        assert stranger.asking.wait(20)
+        stranger.hold, stranger.status, stranger.body = None, status, body
+        with acting_for("bobs"), pytest.raises(IdentityClientError) as failed:
+            client.call_tool("complete_consent", {"session_uri": "y"})
+        assert failed.value.code in ("bad_answer", "unreachable")
+    finally:
+        stranger.status, stranger.body = 200, result(structuredContent={"status": "ok"})
+        release.set()
+        alice.join()
+    assert found == [{"status": "ok"}]
+    assert client.call_tool("whoami") == {"status": "ok"}
