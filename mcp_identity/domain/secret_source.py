@@ -16,7 +16,8 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 _PATH = re.compile(r"(?:[A-Za-z]:)?(?:/[^/\\:]+)+")
 _OWN_VARIABLES = ("MCP_IDENTITY_", "AWS_", "PG")
 """What begins so is ours, or is read by the key backend or the database's driver."""
-_OWN_FOLDERS = ("/proc", "/sys", "/dev")
+_SYSTEMS_FOLDERS = ("/proc/", "/sys/", "/dev/")
+_MEMORY = "/dev/shm/"  # noqa: S108 - a folder in memory is a good place for secrets; who may write there, it says itself
 _PATH_LIMIT = 4096
 _FORM = "each is TENANT=env:PREFIX_ or TENANT=file:/FOLDER/"
 
@@ -85,6 +86,7 @@ def _parse(text: str) -> SecretSource:
             raise ValueError(f"{_FORM}; a prefix ends with an underscore and is none of {', '.join(_OWN_VARIABLES)}…")
         return SecretSource(tenant, kind, prefix)
     folder = prefix.rstrip("/")
-    if kind != "file" or not is_plain_path(folder) or f"{folder}/".startswith(tuple(f"{each}/" for each in _OWN_FOLDERS)):
+    of_the_system = f"{folder}/".startswith(_SYSTEMS_FOLDERS) and not folder.startswith(_MEMORY)
+    if kind != "file" or not is_plain_path(folder) or of_the_system:
         raise ValueError(f"{_FORM}; a folder is absolute, and holds secrets of that tenant and nothing else")
     return SecretSource(tenant, kind, f"{folder}/")
