@@ -48,7 +48,11 @@ def fill(records: Records) -> None:
     records.insert_issuer(issuer(), Secret("login-secret"))
     records.insert_workload_key(DEFAULT_TENANT, seeded.agent.id, digest("key"))
     records.insert_access_key(
-        DEFAULT_TENANT, "MID" + "A" * 17, Secret("signs"), role=AccessKeyRole.WORKLOAD, workload_ids=frozenset({seeded.agent.id})
+        DEFAULT_TENANT,
+        "MID" + "A" * 17,
+        Secret("signs"),
+        role=AccessKeyRole.WORKLOAD,
+        workload_ids=frozenset({seeded.agent.id}),
     )
     mark = records.insert_replay_mark(DEFAULT_TENANT, "signature", digest("mark"), expires_at=START + timedelta(minutes=11))
     records.settle_replay_mark(DEFAULT_TENANT, mark, b"outcome")
