@@ -91,5 +91,5 @@ def provider_name(provider: str) -> str:
         UnknownProvider: If there can be no provider of this name.
     """
     if not is_resource_name(provider):
-        raise UnknownProvider("there is no credential provider of this name; call list_providers for the names")
+        raise UnknownProvider("there is no credential provider of this name; list the providers for the names")
     return provider

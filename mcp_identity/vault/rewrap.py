@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Table, bindparam, func, or_, select, update
 
-from mcp_identity.domain.errors import VaultCorrupt
+from mcp_identity.domain.errors import VaultCorrupt, VaultUnavailable
 from mcp_identity.vault.columns import Blob
 from mcp_identity.vault.envelope import KEY_ID_BYTES
 from mcp_identity.vault.records import Records
@@ -28,6 +28,8 @@ from mcp_identity.vault.records.registry import PROTECTED
 if TYPE_CHECKING:
     from mcp_identity.vault.vault import Vault
 
+ATTEMPTS = 3
+"""How often a page is written that others have locked."""
 PASSES = 4
 """How often all rows are gone through: a replica that was slow to follow may write under the old key for a moment."""
 Advance = Callable[[str, int], object]
@@ -109,7 +111,7 @@ async def rewrap_records(vault: Vault, tenant: str, *, page: int, advance: Advan
                 found = await vault.read(_reading(protected, tenant, after, page))
                 unreadable[protected.table] += found.unreadable
                 if found.changes:
-                    await vault.run(_writing(protected, found.changes))
+                    await _write(vault, _writing(protected, found.changes))
                     moved += len(found.changes)
                 if found.changes or found.unreadable:
                     advance(protected.table, len(found.changes) + found.unreadable)
@@ -120,6 +122,18 @@ async def rewrap_records(vault: Vault, tenant: str, *, page: int, advance: Advan
         if left <= 0:
             break
     return Rewrapped(moved, dict(+unreadable), max(left, 0))
+
+
+async def _write(vault: Vault, unit: Callable[[Records], None]) -> None:
+    """Run a unit; what others keep locked for a while is asked for again, since a long run must not end by that."""
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            await vault.run(unit)
+        except VaultUnavailable:
+            if not left:
+                raise
+        else:
+            return
 
 
 def _reading(protected: Protected, tenant: str, after: str, page: int) -> Callable[[Records], _Page]:
