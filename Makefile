@@ -39,7 +39,7 @@ examples: $(READY) ## Show agents with many users, agents written for AgentCore,
 
 test: $(READY) peers ## Run every test, and write the coverage data that `make check` judges
 	@$(BIN)/coverage erase
-	@$(if $(IN_MEMORY),PYTEST_DEBUG_TEMPROOT=$(IN_MEMORY)) $(BIN)/coverage run -m pytest -n $(JOBS) --dist loadfile \
+	@$(if $(IN_MEMORY),PYTEST_DEBUG_TEMPROOT=$(IN_MEMORY)) $(BIN)/coverage run -m pytest -n $(JOBS) --dist worksteal \
 		-o tmp_path_retention_policy=failed
 
 check: $(READY) ## Lint, types, architecture, and the coverage gate on what `make test` wrote

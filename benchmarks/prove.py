@@ -171,7 +171,7 @@ def _tests(part: Part, own: Path) -> tuple[int, int, dict[str, Any]]:
     paths = _paths(part)
     if not paths:
         return 0, 0, {"missing": " ".join(part.tests)}
-    options = ["-q", "-n", part.jobs, "--dist", "loadfile", "--timeout", str(TIMEOUT_SECONDS), f"--junitxml={report}"]
+    options = ["-q", "-n", part.jobs, "--dist", "worksteal", "--timeout", str(TIMEOUT_SECONDS), f"--junitxml={report}"]
     options += [f"--hypothesis-seed={SEED}", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options, *paths]
     subprocess.run(command, cwd=ROOT, env=_environment(), check=False)
