@@ -20,12 +20,38 @@ from mcp_identity.domain.identity import TOKEN_SCOPE, Principal, Proof, Workload
 from mcp_identity.domain.standing import Standing, standing
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from mcp_identity.domain.access_key import Signer
     from mcp_identity.domain.credentials import Secret
-    from mcp_identity.inbound.authentication import VerifiedUser
+    from mcp_identity.domain.identity import SubjectToken, User
 
 EDGE = "agentcore"
 OPERATOR = "operator"
+
+
+class VerifiedUser(Protocol):
+    """A user whose own token was verified."""
+
+    @property
+    def user(self) -> User:
+        """Who it is."""
+        ...
+
+    @property
+    def expires_at(self) -> datetime:
+        """When the token ends."""
+        ...
+
+    @property
+    def tool_scopes(self) -> frozenset[str] | None:
+        """Which tools the token may use; None where its issuer is asked for none."""
+        ...
+
+    @property
+    def subject_token(self) -> SubjectToken | None:
+        """The token itself, to be exchanged elsewhere on that user's behalf."""
+        ...
 
 
 class Verifier(Protocol):
